@@ -1,0 +1,151 @@
+"""The seam between the worker and every API: `Destination.deliver(attempt) -> Receipt`, plus `check()`.
+
+A destination raises (see `errors`): it never retries, sleeps, counts or logs failures; the worker does. Its effects go
+through `Attempt.step`, which runs each of them once across all tries and all crashes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, BinaryIO, ClassVar, Protocol
+
+from pydantic import BaseModel, Field
+
+from relayd.errors import Rejected
+from relayd.fields import Duration, Section, written
+from relayd.model import JSON, Delivery, Device, Fields, Finding, Item, Kind, Receipt
+
+Step = dict[str, JSON]
+
+
+class DestinationConfig(Section):
+    """What every `[destination.NAME]` section has, whatever its type."""
+
+    type: str
+    """Which API this is."""
+    concurrency: int = Field(default=2, ge=1, le=32)
+    """How many deliveries may be under way at once."""
+    backoff_first: Duration = written("1s", gt=0)
+    """Longest wait after the first failure; it doubles with each further one, and the wait is drawn from 0 to it."""
+    backoff_cap: Duration = written("5m", gt=0)
+    """No wait is longer than this, whatever the server asks for."""
+
+
+class StepStore(Protocol):
+    """Where the results of steps live; the spool is one. Each call returns after the commit."""
+
+    async def store_intent(self, delivery_id: int, name: str) -> None: ...
+
+    async def store_step(self, delivery_id: int, name: str, result: Step) -> None: ...
+
+
+class Attempt:
+    """One try at one delivery: what to send, and the memory of what earlier tries have already done.
+
+    `arguments` are filled in (no templates left) and fit the action's model. `number` is 1 for the first try.
+    """
+
+    def __init__(
+        self,
+        *,
+        item: Item,
+        delivery: Delivery,
+        arguments: Fields,
+        device: Device,
+        open_media: Callable[[], BinaryIO],
+        store: StepStore,
+        steps: Mapping[str, Step | None],
+    ) -> None:
+        self.item = item
+        self.delivery = delivery
+        self.arguments = arguments
+        self.device = device
+        self._open_media = open_media
+        self._store = store
+        self._steps = dict(steps)
+
+    @property
+    def number(self) -> int:
+        return self.delivery.attempts
+
+    def key(self, name: str) -> str:
+        """A UUID that stays the same for every try of this delivery's step `name`: an idempotency key."""
+        digest = hashlib.sha256(f"{self.item.id}\0{self.delivery.id}\0{name}".encode()).digest()
+        return str(uuid.UUID(bytes=digest[:16], version=5))
+
+    def open_media(self) -> BinaryIO:
+        """The spooled content, unbuffered and read-only, at offset 0; the caller closes it. Only for kind MEDIA.
+
+        Raises Rejected if the item is a message, or if the spooled file is gone or no longer what was accepted.
+        """
+        if self.item.kind is not Kind.MEDIA:
+            raise Rejected(f"item {self.item.id} is a message and has no media to send")
+        stream = self._open_media()
+        found = os.fstat(stream.fileno()).st_size
+        if found != self.item.size_bytes:
+            stream.close()
+            raise Rejected(
+                f"the spooled file has {found} bytes instead of {self.item.size_bytes}: run `relayd spool check`"
+            )
+        return stream
+
+    def recall(self, name: str) -> Step | None:
+        """The stored result of a step, or None if it never returned."""
+        return self._steps.get(name)
+
+    async def step(
+        self,
+        name: str,
+        do: Callable[..., Awaitable[Step]],
+        *args: Any,
+        find: Callable[[], Awaitable[Step | None]] | None = None,
+    ) -> Step:
+        """Run the effect `do(*args)` once across all tries; its small JSON result is stored the moment it returns.
+
+        With `find`, an intent is stored first, and a later try asks the far side whether the effect has happened
+        before doing it again. Without it, a crash between effect and commit repeats the effect: it must be
+        repeatable, keyed, or documented as at-least-once.
+        """
+        done = self._steps.get(name)
+        if done is not None:
+            return done
+        result: Step | None = None
+        if find is not None:
+            if name in self._steps:
+                result = await find()
+            else:
+                await self._store.store_intent(self.delivery.id, name)
+                self._steps[name] = None
+        if result is None:
+            result = await do(*args)
+        await self._store.store_step(self.delivery.id, name, result)
+        self._steps[name] = result
+        return result
+
+
+class Destination(ABC):
+    """One configured API. Built once per configuration; `close` ends its connections."""
+
+    Config: ClassVar[type[DestinationConfig]]
+    """The model of this type's `[destination.NAME]` section."""
+
+    actions: ClassVar[Mapping[str, type[BaseModel]]]
+    """Action name → model of its arguments. `action` may be left out in a rule where there is only one."""
+
+    name: str
+
+    @abstractmethod
+    async def deliver(self, attempt: Attempt) -> Receipt:
+        """Bring it about, and return only what the server's own answer proves. Raises `errors.DeliveryError`."""
+
+    @abstractmethod
+    async def check(self) -> list[Finding]:
+        """Try the login and whatever else can be tried without leaving a trace; for `check --online`."""
+
+    async def close(self) -> None:
+        """Close connections. Called once, when the last attempt has ended."""
+        return

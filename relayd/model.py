@@ -1,0 +1,207 @@
+"""The words of relayd: frozen records and enumerations that every room shares.
+
+Promises: no I/O, no clock, nothing optional that need not be. Times are Unix seconds (UTC, float); sizes are
+bytes. Names are the ones of the configuration, the command line, the topics and the pages: one word per thing.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+JSON: TypeAlias = "str | int | float | bool | list[JSON] | dict[str, JSON] | None"
+Fields: TypeAlias = Mapping[str, JSON]
+
+
+class Kind(enum.StrEnum):
+    """What an item is made of: a file on disk, or a message small enough to live in its row."""
+
+    MEDIA = "media"
+    MESSAGE = "message"
+
+
+class Priority(enum.IntEnum):
+    """How urgent a delivery is; the smaller the number, the sooner. The numbers are stored: add, do not reuse."""
+
+    EMERGENCY = 0
+    HIGH = 1
+    NORMAL = 2
+    BULK = 3
+
+    @property
+    def word(self) -> str:
+        """The name as written in the configuration."""
+        return self.name.lower()
+
+
+class State(enum.StrEnum):
+    """Where an item or one of its deliveries stands. An item is in exactly one of these, always.
+
+    An item is PENDING while any of its deliveries is, or while it is kept unclaimed; after that the worst of
+    its deliveries decides: DEAD, EVICTED, EXPIRED, DELIVERED, in this order.
+    """
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    DEAD = "dead"
+    EVICTED = "evicted"
+    EXPIRED = "expired"
+
+
+class Outcome(enum.StrEnum):
+    """How one attempt at a delivery ended; shown by `items show` and `why`. STARTED without an end: it was cut."""
+
+    STARTED = "started"
+    DELIVERED = "delivered"
+    UNAVAILABLE = "unavailable"
+    NOT_READY = "not ready"
+    REWIND = "rewind"
+    REJECTED = "rejected"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Location:
+    """A position in WGS 84 degrees; `age_seconds` is how old the fix was when the item was captured."""
+
+    latitude: float
+    longitude: float
+    accuracy_meters: float | None = None
+    age_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """This relay, as `[device]` describes it."""
+
+    id: str
+    name: str
+    site: str | None = None
+    location: Location | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Which file in a drop folder an item came from: enough to know it again after a crash.
+
+    `path` is relative to the source's folder, as the raw bytes of the file system.
+    """
+
+    path: bytes
+    device: int
+    inode: int
+    size_bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenFile:
+    """A file opened by the safe-open rule: checked on this very descriptor, which the source keeps open and closes.
+
+    `is_finished` says that a lease proved that no writer is left, so that the spool may hard-link instead of copying.
+    """
+
+    descriptor: int
+    origin: Origin
+    is_finished: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capture:
+    """What a source hands to the intake: either an open `file`, or a `payload` of bytes, never both.
+
+    `name` is what the outside called it (hostile, but valid Unicode); `attributes` come from a path template.
+    `kind` MEDIA with a `payload` is an image published over MQTT.
+    """
+
+    source: str
+    name: str
+    kind: Kind
+    content_type: str
+    captured_at: float
+    file: OpenFile | None = None
+    payload: bytes | None = None
+    topic: str | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    location: Location | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One media file or one message, immutable and durable. `md5` and `sha256` are lower-case hex of the content."""
+
+    id: str
+    source: str
+    name: str
+    kind: Kind
+    content_type: str
+    size_bytes: int
+    sha256: str
+    md5: str
+    captured_at: float
+    accepted_at: float
+    payload: bytes | None = None
+    topic: str | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    location: Location | None = None
+    origin_path: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One delivery that a rule, a person or a `then` asks for: what `deliver = [{…}]` says, not yet in the spool.
+
+    `arguments` are kept as written: text fields are templates, filled in when the delivery is tried.
+    `then` holds follow-up orders, created in the transaction that stores this delivery's receipt.
+    """
+
+    destination: str
+    action: str
+    priority: Priority
+    rule: str
+    arguments: Fields = field(default_factory=dict)
+    then: tuple[Order, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One action owed to one destination for one item, as its row says.
+
+    `attempts` counts the tries begun, this one included. `parent_receipt` is the receipt of the delivery whose `then`
+    created this one, else empty. `reason` is the last answer in words, for people.
+    """
+
+    id: int
+    item_id: str
+    destination: str
+    action: str
+    rule: str
+    priority: Priority
+    state: State
+    attempts: int
+    created_at: float
+    due_at: float
+    arguments: Fields = field(default_factory=dict)
+    then: tuple[Order, ...] = ()
+    parent_receipt: Fields = field(default_factory=dict)
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What a destination gave back. `proof` says in words what proves it."""
+
+    proof: str
+    fields: Fields = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One line of `check --online`: what was tried, whether it worked, and the remedy if it did not."""
+
+    subject: str
+    is_good: bool
+    text: str
+    remedy: str = ""

@@ -1,0 +1,87 @@
+"""The seam between every source and the intake: `Source.run(put)`.
+
+A source keeps the original until `put(capture)` returns, which is after the commit; only then it unlinks the file or
+acknowledges the message. `put` may raise SpoolFull: keep, wait, try again.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from relayd.fields import Duration, Section
+from relayd.model import Capture, Finding, Item, Origin
+
+
+class SourceConfig(Section):
+    """What every `[source.NAME]` section has, whatever its type."""
+
+    type: str
+    """Where items come from: `folder` or `mqtt`."""
+    expect_every: Duration | None = None
+    """Silence longer than this is a fault of the source; absent: silence is normal."""
+
+
+Put = Callable[[Capture], Awaitable[Item]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """A file of a source that needs no second look while it stays as it is.
+
+    With `item_id` it is accepted already (a crash, or missing rights, kept it from being unlinked); with `reason` it is
+    in quarantine. Exactly one of the two is set.
+    """
+
+    origin: Origin
+    item_id: str | None
+    reason: str | None
+
+
+class Ledger(Protocol):
+    """What a folder source remembers of the files in its folder, durably; the spool is one. Sorted by path."""
+
+    async def known(self, source: str, after: bytes, limit: int) -> list[Known]:
+        """Up to `limit` entries with a path greater than `after`, in path order."""
+
+    async def quarantine(self, source: str, origin: Origin, reason: str) -> None:
+        """Remember that this file will not be taken as it is, and why. Returns after the commit."""
+
+    def forget(self, source: str, paths: Iterable[bytes]) -> None:
+        """These files are gone from the folder. Not waited for: goes along with the next commit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceView:
+    """What status shows of a source. `state` is ok, waiting or fault; `reason` is empty when ok."""
+
+    state: str
+    reason: str
+    last_at: float | None
+
+
+class Source(ABC):
+    """One configured source. `run` never returns by itself; it ends by cancellation."""
+
+    Config: ClassVar[type[SourceConfig]]
+    """The model of this type's `[source.NAME]` section."""
+
+    name: str
+
+    @abstractmethod
+    async def run(self, put: Put) -> None:
+        """Watch, and hand every capture to `put`, for ever."""
+
+    async def why(self, path: str) -> str | None:
+        """What this source knows of the file at the absolute `path` that is no item (yet); None if it is not its own."""
+        return None
+
+    @abstractmethod
+    def view(self) -> SourceView:
+        """For the status snapshot; cheap, no I/O."""
+
+    @abstractmethod
+    async def check(self) -> list[Finding]:
+        """Permissions, presence, reachability; for `check --online`."""
