@@ -75,7 +75,7 @@ class Source(ABC):
         """Watch, and hand every capture to `put`, for ever."""
 
     async def why(self, path: str) -> str | None:
-        """What this source knows of the file at the absolute `path` that is no item (yet); None if it is not its own."""
+        """What this source knows of the file at the absolute `path` that is no item; None if it is not its own."""
         return None
 
     @abstractmethod
