@@ -6,6 +6,7 @@ there is told in the log, once, since the start would otherwise time out without
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 
@@ -17,7 +18,7 @@ def notify(*lines: str) -> None:
     if "NOTIFY_SOCKET" not in os.environ:
         return
     try:
-        from systemd import daemon  # noqa: PLC0415 - a Debian package, absent in most development environments
+        daemon = importlib.import_module("systemd.daemon")
     except ImportError:
         log.warning("systemd waits for a message, but systemd-python is missing: install python3-systemd")
         os.environ.pop("NOTIFY_SOCKET")
