@@ -70,6 +70,10 @@ class Quarantined(RelaydError):
     """This file will never be taken as it is: the reason, for the technician who finds it."""
 
 
+class Unsettled(RelaydError):
+    """Somebody wrote to this file while it was being taken: nothing was kept, look again later."""
+
+
 # --- deliveries: what a destination may raise
 
 
