@@ -6,9 +6,12 @@ of day. Intervals inside one process use `monotonic()`.
 
 from __future__ import annotations
 
+import ctypes
 import datetime
 import random
 import time
+from dataclasses import dataclass
+from typing import ClassVar
 
 
 def now() -> float:
@@ -31,3 +34,42 @@ def rfc3339(unix_seconds: float) -> str:
     bounded = min(max(unix_seconds, -62_135_596_800.0), 253_402_300_799.0)
     moment = datetime.datetime.fromtimestamp(bounded, tz=datetime.UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Synchronization:
+    """Whether the kernel believes its clock to be right, and by how much it is being corrected, if it says so."""
+
+    is_synchronized: bool | None
+    offset_seconds: float | None
+
+
+class _Timex(ctypes.Structure):
+    _fields_: ClassVar = [
+        ("modes", ctypes.c_uint),
+        ("offset", ctypes.c_long),
+        ("freq", ctypes.c_long),
+        ("maxerror", ctypes.c_long),
+        ("esterror", ctypes.c_long),
+        ("status", ctypes.c_int),
+        ("rest", ctypes.c_byte * 512),
+    ]
+
+
+_STA_UNSYNC = 0x0040
+_STA_NANO = 0x2000
+_TIME_ERROR = 5
+
+
+def synchronization() -> Synchronization:
+    """Ask the kernel (adjtimex(2)); None where it will not say."""
+    state = _Timex()
+    try:
+        answer = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(state))
+    except (OSError, AttributeError):
+        answer = -1
+    if answer < 0:
+        return Synchronization(None, None)
+    is_synchronized = answer != _TIME_ERROR and not state.status & _STA_UNSYNC
+    unit = 1e9 if state.status & _STA_NANO else 1e6
+    return Synchronization(is_synchronized, state.offset / unit if is_synchronized else None)

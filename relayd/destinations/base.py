@@ -11,6 +11,7 @@ import os
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar, Protocol
 
 from pydantic import BaseModel, Field
@@ -125,6 +126,19 @@ class Attempt:
         await self._store.store_step(self.delivery.id, name, result)
         self._steps[name] = result
         return result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DestinationView:
+    """What status shows of a destination besides its counters. `state` is ok, waiting, paused or fault.
+
+    `reason` is empty when ok; `next_try_at` is Unix seconds, or None when nothing is timed; `under_way` counts attempts.
+    """
+
+    state: str
+    reason: str
+    next_try_at: float | None
+    under_way: int
 
 
 class Destination(ABC):

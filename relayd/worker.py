@@ -1,0 +1,308 @@
+"""The way out: one Worker per destination: begin, try, record, pause.
+
+Promises: an attempt is charged in the spool before it starts, so a crash needs no rescue; what is out right now is a
+set in memory. A destination that cannot be had pauses as a whole and is probed with one small urgent item at a time; an
+item that fails for a reason of its own backs off alone and never holds up the line. No other destination notices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from relayd import clock, rules
+from relayd.destinations.base import Attempt, Destination, DestinationConfig, DestinationView
+from relayd.errors import Rejected, SpoolError
+from relayd.files import printable
+from relayd.model import Device, Fields, Receipt
+from relayd.retry import BREAKER_FAILURES, Backoff, Verdict, judge
+from relayd.spool import Begun, Spool
+
+log = logging.getLogger("relayd.worker")
+
+LOOK_AGAIN_SECONDS = 60.0
+"""The longest sleep: hints may be lost and clocks may jump, the table is the truth."""
+
+WAKE_JITTER_SECONDS = 5.0
+"""When the network returns, a fleet comes back spread over this span."""
+
+
+@dataclass(slots=True)
+class _Pause:
+    """Why and until when (monotonic seconds) nothing but a probe goes out; `failures` in a row so far."""
+
+    reason: str
+    until: float
+    failures: int
+    is_fault: bool
+
+
+class Worker:
+    """Carries out the deliveries of one destination, most urgent first, `concurrency` at a time."""
+
+    def __init__(
+        self, destination: Destination, config: DestinationConfig, spool: Spool, device: Device, *, is_held: bool
+    ) -> None:
+        self.name = destination.name
+        self._destination = destination
+        self._concurrency = config.concurrency
+        self._backoff = Backoff(config.backoff_first, config.backoff_cap)
+        self._spool = spool
+        self._device = device
+        self._held = is_held
+        self._hint = asyncio.Event()
+        self._out: dict[int, Begun] = {}
+        self._pause: _Pause | None = None
+        self._failures_in_a_row = 0
+        self._probe: int | None = None
+        self._failed_probe: int | None = None
+        self._spool_trouble = ""
+
+    async def run(self) -> None:
+        """Deliver for ever. Ends by cancellation; what is out then is due again after its backoff."""
+        try:
+            async with asyncio.TaskGroup() as attempts:
+                while True:
+                    self._hint.clear()
+                    next_look_seconds = await self._fill(attempts)
+                    await self._wait(next_look_seconds)
+        finally:
+            await self._destination.close()
+
+    def hint(self) -> None:
+        """Something changed in the spool: look again."""
+        self._hint.set()
+
+    def nudge(self, within_seconds: float = WAKE_JITTER_SECONDS) -> None:
+        """The world may have changed (the network is back, a person said so): probe soon instead of waiting."""
+        if self._pause is not None:
+            self._pause.until = min(self._pause.until, clock.monotonic() + clock.jitter(within_seconds))
+        self._hint.set()
+
+    def hold(self) -> None:
+        """A person paused this destination: start nothing new."""
+        self._held = True
+        self._hint.set()
+
+    def release(self) -> None:
+        """A person resumed this destination: try at once."""
+        self._held = False
+        self.nudge(0.0)
+
+    def view(self) -> DestinationView:
+        """For the status snapshot; no I/O."""
+        under_way = len(self._out)
+        if self._held:
+            return DestinationView(
+                state="paused", reason="paused by hand, `relayd resume`", next_try_at=None, under_way=under_way
+            )
+        if self._pause is not None:
+            return DestinationView(
+                state="fault" if self._pause.is_fault else "waiting",
+                reason=self._pause.reason,
+                next_try_at=clock.now() + max(0.0, self._pause.until - clock.monotonic()),
+                under_way=under_way,
+            )
+        if self._spool_trouble:
+            return DestinationView(state="fault", reason=self._spool_trouble, next_try_at=None, under_way=under_way)
+        return DestinationView(state="ok", reason="", next_try_at=None, under_way=under_way)
+
+    # --- choosing
+
+    async def _fill(self, attempts: asyncio.TaskGroup) -> float:
+        """Start what may start now; return how long nothing else can happen without a hint, in seconds."""
+        while len(self._out) < self._concurrency and not self._held:
+            if self._pause is not None:
+                waiting_seconds = self._pause.until - clock.monotonic()
+                if waiting_seconds > 0:
+                    return min(waiting_seconds, LOOK_AGAIN_SECONDS)
+                if self._probe is not None:
+                    return LOOK_AGAIN_SECONDS
+            try:
+                begun = await self._begin()
+                if begun is None:
+                    return await self._until_due_seconds()
+            except (SpoolError, sqlite3.Error, OSError) as error:
+                return self._spool_failed(error)
+            self._spool_trouble = ""
+            self._out[begun.delivery.id] = begun
+            attempts.create_task(self._try(begun), name=f"deliver {begun.item.id} to {self.name}")
+        return LOOK_AGAIN_SECONDS
+
+    async def _begin(self) -> Begun | None:
+        """Pick and charge the next delivery; a probe avoids the item that the last probe failed with."""
+        probe = self._pause is not None
+        avoid = {self._failed_probe} if probe and self._failed_probe is not None else set()
+        begun = await self._begin_excluding(self._out.keys() | avoid, probe=probe)
+        if begun is None and avoid:
+            begun = await self._begin_excluding(set(self._out), probe=probe)
+        if begun is not None and probe:
+            self._probe = begun.delivery.id
+        return begun
+
+    async def _begin_excluding(self, exclude: set[int], *, probe: bool) -> Begun | None:
+        return await self._spool.begin(
+            self.name,
+            now=clock.now(),
+            longest_backoff=self._backoff.cap_seconds,
+            delay=lambda attempts: clock.jitter(self._backoff.ceiling_seconds(attempts)),
+            exclude=exclude,
+            probe=probe,
+        )
+
+    async def _until_due_seconds(self) -> float:
+        now = clock.now()
+        due_at = await self._spool.next_due(
+            self.name, now=now, longest_backoff=self._backoff.cap_seconds, exclude=self._out.keys()
+        )
+        return LOOK_AGAIN_SECONDS if due_at is None else min(max(due_at - now, 0.0), LOOK_AGAIN_SECONDS)
+
+    async def _wait(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._hint.wait()
+        except TimeoutError:
+            return
+
+    # --- trying
+
+    async def _try(self, begun: Begun) -> None:
+        try:
+            receipt = await self._destination.deliver(self._attempt(begun))
+        except Exception as error:  # noqa: BLE001 - the seam: whatever a destination raises becomes a verdict
+            await self._record_failure(begun, error)
+        else:
+            await self._record_success(begun, receipt)
+        finally:
+            del self._out[begun.delivery.id]
+            if self._probe == begun.delivery.id:
+                self._failed_probe, self._probe = self._probe, None
+            self._hint.set()
+
+    def _attempt(self, begun: Begun) -> Attempt:
+        return Attempt(
+            item=begun.item,
+            delivery=begun.delivery,
+            arguments=self._arguments(begun),
+            device=self._device,
+            open_media=lambda: self._spool.open_media(begun.item.id),
+            store=self._spool,
+            steps=begun.steps,
+        )
+
+    def _arguments(self, begun: Begun) -> Fields:
+        """The action's arguments, templates filled in and checked. Raises Rejected in words."""
+        delivery = begun.delivery
+        model = self._destination.actions.get(delivery.action)
+        if model is None:
+            raise Rejected(f"{self.name} has no action {delivery.action!r}")
+        context = rules.context(begun.item, self._device, receipt=delivery.parent_receipt)
+        try:
+            filled = rules.render(delivery.arguments, context)
+            return model.model_validate(dict(filled)).model_dump(mode="json")
+        except rules.TemplateError as error:
+            raise Rejected(f"rule {delivery.rule!r}: {error}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise Rejected(f"rule {delivery.rule!r}: argument {key}: {first['msg']}") from error
+
+    # --- recording
+
+    async def _record_success(self, begun: Begun, receipt: Receipt) -> None:
+        delivery = begun.delivery
+        await self._surely(lambda: self._spool.record_delivered(delivery.id, receipt, now=clock.now()))
+        log.info(
+            "delivered %s (%s) to %s, attempt %d: %s",
+            begun.item.id,
+            printable(begun.item.name),
+            self.name,
+            delivery.attempts,
+            receipt.proof,
+        )
+        self._answered()
+
+    async def _record_failure(self, begun: Begun, error: Exception) -> None:
+        delivery = begun.delivery
+        verdict = judge(error, attempts=delivery.attempts, backoff=self._backoff)
+        now = clock.now()
+        if verdict.ends_as is not None:
+            state = verdict.ends_as
+            await self._surely(
+                lambda: self._spool.record_ended(delivery.id, state, verdict.outcome, verdict.reason, now=now)
+            )
+        else:
+            delay = verdict.delay_seconds
+            due_at = now + (clock.jitter(verdict.ceiling_seconds) if delay is None else delay)
+            await self._surely(
+                lambda: self._spool.record_deferred(
+                    delivery.id,
+                    verdict.outcome,
+                    verdict.reason,
+                    due_at=due_at,
+                    now=now,
+                    forget_from=verdict.forget_from,
+                )
+            )
+        self._log_failure(begun, verdict, error)
+        self._count(verdict)
+
+    async def _surely(self, record: Callable[[], Awaitable[None]]) -> None:
+        """What happened outside must get into the table: until it is there, this delivery stays out, so that it is
+        not done twice while the disk is full."""
+        failures = 0
+        while True:
+            try:
+                await record()
+            except (SpoolError, sqlite3.Error, OSError) as error:
+                failures += 1
+                self._spool_failed(error)
+                await asyncio.sleep(self._backoff.ceiling_seconds(failures))
+            else:
+                self._spool_trouble = ""
+                return
+
+    def _spool_failed(self, error: Exception) -> float:
+        if not self._spool_trouble:
+            log.error("%s: the spool refuses: %s; nothing is lost, trying again", self.name, error)
+        self._spool_trouble = f"the spool refuses: {error}"
+        return self._backoff.ceiling_seconds(BREAKER_FAILURES)
+
+    # --- pausing
+
+    def _count(self, verdict: Verdict) -> None:
+        if not verdict.counts_as_failure:
+            self._answered()
+            return
+        self._failures_in_a_row += 1
+        if not (verdict.pauses or self._pause is not None or self._failures_in_a_row >= BREAKER_FAILURES):
+            return
+        failures = 1 if self._pause is None else self._pause.failures + 1
+        wait = verdict.retry_after_seconds
+        if wait is None:
+            wait = clock.jitter(self._backoff.ceiling_seconds(failures))
+        if self._pause is None or self._pause.reason != verdict.reason:
+            log.warning("%s pauses: %s; next try in %.0f s", self.name, verdict.reason, wait)
+        self._pause = _Pause(verdict.reason, clock.monotonic() + wait, failures, verdict.is_fault)
+
+    def _answered(self) -> None:
+        """The destination gave an answer of its own: it is there."""
+        self._failures_in_a_row = 0
+        if self._pause is not None:
+            log.info("%s answers again after %d failed tries", self.name, self._pause.failures)
+            self._pause = None
+
+    def _log_failure(self, begun: Begun, verdict: Verdict, error: Exception) -> None:
+        delivery = begun.delivery
+        words = (begun.item.id, printable(begun.item.name), self.name, delivery.attempts, verdict.reason)
+        if verdict.ends_as is not None:
+            log.warning("%s (%s) is dead for %s after %d attempts: %s", *words)
+        elif verdict.is_unexpected and delivery.attempts == 1:
+            log.error("%s (%s) failed at %s, attempt %d: %s", *words, exc_info=error)
+        elif not verdict.pauses:
+            log.info("%s (%s) waits for %s after attempt %d: %s", *words)
