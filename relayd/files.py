@@ -98,7 +98,7 @@ def hold_lease(descriptor: int) -> bool | None:
     who comes while the lease is held waits in its open(2), and `lease_is_whole` turns False.
     """
     try:
-        # A broken lease sends SIGIO, which would end the process: ask for a signal that is ignored by default, to nobody.
+        # A broken lease sends SIGIO, which would end the process: ask for one that is ignored by default, to nobody.
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(descriptor, fcntl.F_SETOWN, 0)
