@@ -115,3 +115,14 @@ class Rejected(DeliveryError):
 
 class TryAgain(DeliveryError):
     """This attempt failed for a reason of its own (a 500, a lost answer): back off; the destination goes on."""
+
+
+# --- people and programs that talk to a running relay
+
+
+class NoRelay(RelaydError):
+    """No running relay answers on any of the sockets where one would be."""
+
+
+class Refused(RelaydError):
+    """The running relay answered that it will not do this; its own sentence says why."""
