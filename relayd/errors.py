@@ -126,3 +126,18 @@ class NoRelay(RelaydError):
 
 class Refused(RelaydError):
     """The running relay answered that it will not do this; its own sentence says why."""
+
+
+# --- what a person asked for
+
+
+class UnknownItem(RelaydError):
+    """No such item in the spool."""
+
+
+class UnknownName(RelaydError):
+    """No source or destination of this name in the running configuration."""
+
+
+class WrongRequest(RelaydError):
+    """A request that makes no sense as it is; says what to ask instead."""

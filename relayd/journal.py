@@ -1,0 +1,87 @@
+"""Log lines: one line each, no secrets, and no flood; to the journal with structured fields when systemd reads us.
+
+Promises: whatever ends up in a message (a hostile name, a server's essay, a signed address) leaves as one printable
+line with its secrets masked, and the same complaint is not written more than a few times a minute.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections import OrderedDict
+
+from relayd import clock
+from relayd.files import printable
+
+REPEATS_PER_WINDOW = 5
+WINDOW_SECONDS = 600.0
+KINDS_REMEMBERED = 500
+LINE_LIMIT = 2000
+
+_SECRETS = re.compile(
+    r"(?i)(authorization\s*[:=]\s*(?:\w+\s+)?|bearer\s+|basic\s+"
+    r"|(?:access_token|refresh_token|client_secret|password|passwd|api_key|token|secret|signature|policy"
+    r"|x-amz-[a-z-]+|awsaccesskeyid)[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,;}]+"
+)
+_QUERY = re.compile(r"(https?://[^\s?\"'>]+)\?[^\s\"'>]+")
+_USERINFO = re.compile(r"(\w+://)[^/\s@]+@")
+
+
+def masked(text: str) -> str:
+    """The text without what looks like a secret: header values, tokens, signatures, query strings, user info."""
+    text = _QUERY.sub(r"\1?***", text)
+    text = _USERINFO.sub(r"\1***@", text)
+    return _SECRETS.sub(r"\1***", text)
+
+
+class OneLine(logging.Formatter):
+    """Formats a record as one masked, printable line; a traceback is folded into it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = masked(super().format(record))
+        lines = [printable(line) for line in text[:LINE_LIMIT].splitlines() if line.strip()]
+        return " | ".join(line.strip() for line in lines)
+
+
+class Calm(logging.Filter):
+    """Lets a complaint through a few times per window, then says how many were left out when the next window opens.
+
+    The same complaint: same logger, same level, same sentence before its values, same first value that names a place.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: OrderedDict[tuple[str, int, str], tuple[float, int]] = OrderedDict()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        key = (record.name, record.levelno, str(record.msg))
+        now = clock.monotonic()
+        since, count = self._seen.pop(key, (now, 0))
+        if now - since > WINDOW_SECONDS:
+            left_out = count - REPEATS_PER_WINDOW
+            since, count = now, 0
+            if left_out > 0:
+                record.msg = f"{record.msg} (and {left_out} more like it before)"
+        self._seen[key] = (since, count + 1)
+        if len(self._seen) > KINDS_REMEMBERED:
+            self._seen.popitem(last=False)
+        if count + 1 == REPEATS_PER_WINDOW:
+            record.msg = f"{record.msg} (more like it are left out for {WINDOW_SECONDS / 60:.0f} min)"
+        return count < REPEATS_PER_WINDOW
+
+
+def set_up(level: str = "INFO", *, with_time: bool | None = None) -> None:
+    """Send every record to standard error, which is the journal under systemd; times only where nobody adds them."""
+    timed = sys.stderr.isatty() if with_time is None else with_time
+    handler = logging.StreamHandler(sys.stderr)
+    form = "%(levelname)s %(name)s: %(message)s"
+    handler.setFormatter(OneLine(f"%(asctime)s {form}" if timed else form))
+    handler.addFilter(Calm())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for chatty in ("asyncio", "aiohttp.access", "watchfiles.main"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
