@@ -1,11 +1,57 @@
-# relayd: `make demo` and `make test` do all their own set-up on a fresh Debian 12+/Ubuntu machine.
+# relayd: `make demo` and `make test` do all their own set-up on a fresh Debian 12+/Ubuntu machine with python3 and make.
 SHELL := /bin/bash
-VENV := .venv
-PY := $(VENV)/bin/python
+MAKEFLAGS += --no-print-directory
+export PYTHON ?= python3
+BIN := .venv/bin
+WORKERS ?= 0
+# `make test PYTEST="-k spool -x"` runs a part.
+PYTEST ?=
 
-.PHONY: lint
-lint:
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
-	$(VENV)/bin/lint-imports
+.PHONY: help demo test lint format types system bench storm lock clean venv venv-run
+
+help:                   ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+demo: venv-run          ## a drive through a dead zone, told live; no root, no network beyond the installation
+	@$(BIN)/relayd demo
+
+test: venv              ## the gate: style, types, layers, tests (not the system rigs)
+	@tools/need test
+	@$(MAKE) lint
+	$(BIN)/pytest -m "not system" -n $(WORKERS) $(PYTEST)
+
+lint: venv              ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: venv            ## lay the code out anew
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+system: venv            ## rigs that need root: Prism, radosgw, power cuts; installs its Debian and npm packages
+	@[ "$$(id -u)" = 0 ] || { echo "relayd: the system rigs mount and install; run: sudo make system" >&2; exit 1; }
+	@tools/need system
+	$(BIN)/pytest -m system -p no:xdist $(PYTEST)
+
+bench: venv             ## side-by-side measurements; fails where a design number does not hold
+	@tools/need bench
+	@failed=0; for file in bench/[a-z]*.py; do echo "== $$file"; $(BIN)/python "$$file" --check || failed=1; done; exit $$failed
+
+storm: venv             ## the long storm: kills, lost answers, refusals; nothing lost, altered or doubled
+	@tools/need test
+	$(BIN)/pytest -m "not system" -p no:xdist tests/crash $(PYTEST)
+
+lock: venv              ## pin the newest versions that pyproject.toml allows, with their hashes
+	@tools/lock
+
+clean:                  ## removes what the targets above made
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+venv:
+	@tools/venv dev
+
+venv-run:
+	@tools/venv run
