@@ -65,14 +65,11 @@ class Worker:
 
     async def run(self) -> None:
         """Deliver for ever. Ends by cancellation; what is out then is due again after its backoff."""
-        try:
-            async with asyncio.TaskGroup() as attempts:
-                while True:
-                    self._hint.clear()
-                    next_look_seconds = await self._fill(attempts)
-                    await self._wait(next_look_seconds)
-        finally:
-            await self._destination.close()
+        async with asyncio.TaskGroup() as attempts:
+            while True:
+                self._hint.clear()
+                next_look_seconds = await self._fill(attempts)
+                await self._wait(next_look_seconds)
 
     def hint(self) -> None:
         """Something changed in the spool: look again."""

@@ -78,6 +78,10 @@ class Source(ABC):
         """What this source knows of the file at the absolute `path` that is no item; None if it is not its own."""
         return None
 
+    def path_within(self, path: str) -> bytes | None:
+        """The absolute `path` as an `Origin.path` of this source, whether or not it is there; None if it is not within."""
+        return None
+
     @abstractmethod
     def view(self) -> SourceView:
         """For the status snapshot; cheap, no I/O."""

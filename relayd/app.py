@@ -1,0 +1,259 @@
+"""START HERE: builds every part from the configuration, runs them in one TaskGroup, one line per part.
+
+Promises: a part that fails is logged with its traceback and started again, alone; the spool stays open across a reload,
+and a configuration that cannot be used changes nothing. SIGTERM ends everything within seconds: what was under way is
+due again at the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from relayd import __version__, clock, config, destinations, housekeeping, routes, rules, sources, status, systemd
+from relayd.config import Loaded
+from relayd.destinations.base import DestinationView
+from relayd.errors import ConfigError
+from relayd.intake import Intake
+from relayd.model import Device
+from relayd.operations import Operations, Parts, paused_note
+from relayd.spool import Spool
+from relayd.worker import Worker
+
+log = logging.getLogger("relayd.app")
+
+Serve = Callable[[Operations, Path], Coroutine[Any, Any, None]]
+"""Serves the control API for ever, given the operations and the spool's folder. Given by the command line."""
+
+RESTART_CAP_SECONDS = 60.0
+
+
+async def run(files: Sequence[Path] | None, serve: Serve) -> None:
+    """The daemon: until SIGTERM or SIGINT. Raises ConfigError or SpoolError when it cannot even start."""
+    loaded = config.load(files)
+    spool = await Spool.open(loaded.config.spool, now=clock.now())
+    try:
+        await App(files, loaded, spool, serve).run()
+    finally:
+        await spool.close()
+
+
+class App:
+    """Everything that runs, over one open spool."""
+
+    def __init__(self, files: Sequence[Path] | None, loaded: Loaded, spool: Spool, serve: Serve) -> None:
+        self._files = files
+        self._loaded = loaded
+        self._loaded_at = clock.now()
+        self._refused: str | None = None
+        self._spool = spool
+        self._serve = serve
+        self._parts = Parts()
+        self._stop = asyncio.Event()
+        self._reload = asyncio.Event()
+        self._running = status.Running(
+            device=device_of(loaded), session=uuid.uuid4().hex, started_at=clock.now(), started_monotonic=clock.monotonic()
+        )
+        self.operations = Operations(spool, lambda: self._parts, self.snapshot)
+
+    async def run(self) -> None:
+        """Until a signal says stop."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload.set)
+        self._spool.subscribe(self._hint)
+        async with asyncio.TaskGroup() as tasks:
+            permanent = [
+                keep_running(tasks, "control", lambda: self._serve(self.operations, self._spool.folder)),
+                keep_running(tasks, "housekeeping", lambda: housekeeping.run(self._spool, self._loaded.config.spool)),
+                keep_running(tasks, "routes", self._watch_routes),
+                keep_running(tasks, "watchdog", self._watchdog),
+            ]
+            await self._generations()
+            for task in permanent:
+                task.cancel()
+        systemd.notify("STOPPING=1")
+        log.info("stopped; %d items wait in the spool", self._spool.counters.pending)
+
+    async def snapshot(self) -> status.Status:
+        """The status as of now, of whatever runs now."""
+        settled = status.ConfigStatus(
+            sha256=self._loaded.sha256,
+            loaded_at=clock.rfc3339(self._loaded_at),
+            error=self._refused,
+            files=[str(path) for path in self._loaded.files],
+        )
+        views = {name: worker.view() for name, worker in self._parts.workers.items()} | self._parts.idle
+        return await status.snapshot(
+            self._running,
+            settled,
+            self._spool,
+            {name: source.view() for name, source in self._parts.sources.items()},
+            views,
+        )
+
+    # --- one configuration after another
+
+    async def _generations(self) -> None:
+        """Run the parts of the present configuration; after an accepted reload, those of the next."""
+        while not self._stop.is_set():
+            self._parts = await self._build()
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    running = self._start(tasks)
+                    self._announce()
+                    await self._until_stop_or_new_configuration()
+                    for task in running:
+                        task.cancel()
+            finally:
+                for destination in self._parts.destinations.values():
+                    await destination.close()
+
+    async def _build(self) -> Parts:
+        """Every source, destination and worker of the present configuration, not yet running."""
+        loaded, spool = self._loaded, self._spool
+        device = device_of(loaded)
+        built = {
+            name: destinations.build(name, section)
+            for name, section in loaded.config.destination.items()
+            if not destinations.is_planned(section.type)
+        }
+        workers = {
+            name: Worker(
+                destination,
+                loaded.config.destination[name],
+                spool,
+                device,
+                is_held=await spool.note(paused_note(name)) is not None,
+            )
+            for name, destination in built.items()
+        }
+        idle = {
+            name: DestinationView(
+                state="fault",
+                reason=f"relayd {__version__} cannot deliver to type {section.type!r} yet; its deliveries are kept",
+                next_try_at=None,
+                under_way=0,
+            )
+            for name, section in loaded.config.destination.items()
+            if name not in built
+        }
+        return Parts(
+            sources={
+                name: sources.build(name, section, spool)
+                for name, section in loaded.config.source.items()
+                if not sources.is_planned(section.type)
+            },
+            destinations=built,
+            workers=workers,
+            idle=idle,
+        )
+
+    def _start(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+        intake = Intake(self._spool, rules.compile_rules(self._loaded.config.rule), device_of(self._loaded))
+        return [
+            *(keep_running(tasks, f"destination {name}", worker.run) for name, worker in self._parts.workers.items()),
+            *(
+                keep_running(tasks, f"source {name}", partial(source.run, intake.put))
+                for name, source in self._parts.sources.items()
+            ),
+        ]
+
+    def _announce(self) -> None:
+        counters = self._spool.counters
+        text = (
+            f"{len(self._parts.sources)} sources, {len(self._parts.workers)} destinations, "
+            f"{counters.pending} items wait in the spool"
+        )
+        log.info("ready: %s", text)
+        gc.collect()
+        gc.freeze()
+        systemd.notify("READY=1", f"STATUS={text}")
+
+    async def _until_stop_or_new_configuration(self) -> None:
+        while not self._stop.is_set():
+            stop = asyncio.ensure_future(self._stop.wait())
+            reload = asyncio.ensure_future(self._reload.wait())
+            await asyncio.wait({stop, reload}, return_when=asyncio.FIRST_COMPLETED)
+            stop.cancel()
+            reload.cancel()
+            if self._reload.is_set():
+                self._reload.clear()
+                if self._accepts_new_configuration():
+                    return
+
+    def _accepts_new_configuration(self) -> bool:
+        """Read the files again; True if they are good and differ from what runs."""
+        try:
+            loaded = config.load(self._files)
+        except ConfigError as error:
+            self._refused = str(error.problems[0])
+            for problem in error.problems:
+                log.error("configuration refused, the previous one goes on: %s", problem)
+            return False
+        self._refused = None
+        if loaded.sha256 == self._loaded.sha256:
+            log.info("configuration read again: nothing changed")
+            return False
+        if loaded.config.spool.path != self._loaded.config.spool.path:
+            self._refused = "spool.path cannot change while relayd runs: restart it"
+            log.error("configuration refused: %s", self._refused)
+            return False
+        self._loaded, self._loaded_at = loaded, clock.now()
+        log.info("configuration loaded: %s", ", ".join(str(path) for path in loaded.files))
+        return True
+
+    # --- hints
+
+    def _hint(self, names: frozenset[str]) -> None:
+        for name in names:
+            worker = self._parts.workers.get(name)
+            if worker is not None:
+                worker.hint()
+
+    async def _watch_routes(self) -> None:
+        """The network changed: every destination that waits for it looks again within seconds."""
+        async for _ in routes.changes():
+            for worker in self._parts.workers.values():
+                worker.nudge()
+
+    async def _watchdog(self) -> None:
+        """Tell systemd that the loop turns and the spool answers, three times as often as it insists."""
+        period = systemd.watchdog_seconds()
+        while period is not None:
+            await self._spool.note("watchdog")
+            systemd.notify("WATCHDOG=1")
+            await asyncio.sleep(period / 3)
+
+
+def device_of(loaded: Loaded) -> Device:
+    """`[device]` as every room knows it."""
+    return loaded.config.device.as_device()
+
+
+def keep_running(tasks: asyncio.TaskGroup, name: str, part: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+    """Run a part for ever: when it fails, log why and start it again after a while, without disturbing the others."""
+
+    async def forever() -> None:
+        failures = 0
+        while True:
+            started = clock.monotonic()
+            try:
+                await part()
+            except Exception:
+                failures = 1 if clock.monotonic() - started > RESTART_CAP_SECONDS else failures + 1
+                wait = min(RESTART_CAP_SECONDS, 2.0 ** min(failures, 6))
+                log.exception("%s failed; it starts again in %.0f s", name, wait)
+                await asyncio.sleep(wait)
+            else:
+                return
+
+    return tasks.create_task(forever(), name=name)

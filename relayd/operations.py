@@ -1,0 +1,234 @@
+"""What a person may do to the queue: look, ask why, retry, drop, pause, resume, send.
+
+Promises: the control socket, the web page and fleet commands all come through here, so each means the same everywhere.
+Results are JSON documents; what cannot be done is a RelaydError in words.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, Protocol
+
+from relayd import clock, listing, mediatype, status
+from relayd.destinations.base import Destination, DestinationView
+from relayd.errors import UnknownItem, UnknownName, WrongRequest
+from relayd.files import printable
+from relayd.model import Capture, Fields, Kind, OpenFile, Order, Priority
+from relayd.sources.base import Source
+from relayd.spool import ItemDetail, Spool
+
+log = logging.getLogger("relayd.operations")
+
+BY_HAND = "hand"
+"""The source of items that a person handed over with `relayd send`."""
+
+LIST_LIMIT = 1000
+"""The most items that one page of a list holds."""
+
+
+class Deliverer(Protocol):
+    """What pausing means to a worker."""
+
+    def hold(self) -> None: ...
+    def release(self) -> None: ...
+    def nudge(self, within_seconds: float) -> None: ...
+    def hint(self) -> None: ...
+    def view(self) -> DestinationView: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What runs under the present configuration; `idle` are destinations that nothing delivers to, and why."""
+
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    destinations: Mapping[str, Destination] = field(default_factory=dict)
+    workers: Mapping[str, Deliverer] = field(default_factory=dict)
+    idle: Mapping[str, DestinationView] = field(default_factory=dict)
+
+    def view(self, destination: str) -> DestinationView | None:
+        """How a destination is doing; None if it is not in the configuration any more."""
+        worker = self.workers.get(destination)
+        return self.idle.get(destination) if worker is None else worker.view()
+
+
+def paused_note(destination: str) -> str:
+    """The durable note in the spool that says a person paused this destination."""
+    return f"paused:{destination}"
+
+
+class Operations:
+    """One relay's queue, in the hands of a person."""
+
+    def __init__(
+        self, spool: Spool, parts: Callable[[], Parts], snapshot: Callable[[], Awaitable[status.Status]]
+    ) -> None:
+        self._spool = spool
+        self._parts = parts
+        self._snapshot = snapshot
+
+    # --- looking
+
+    async def status(self) -> dict[str, Any]:
+        """The status snapshot of the contract."""
+        return status.as_json(await self._snapshot())
+
+    async def items(
+        self,
+        *,
+        state: str | None = None,
+        source: str | None = None,
+        destination: str | None = None,
+        before: str | None = None,
+        limit: int = 100,
+    ) -> dict[str, Any]:
+        """A page of items, newest first: `{"items": […], "next": ID or null}`; `before` is the last page's `next`."""
+        bounded = max(1, min(limit, LIST_LIMIT))
+        if state == "quarantined":
+            found = await self._spool.quarantined(source, bounded)
+            return {"items": [listing.quarantined_row(entry) for entry in found], "next": None}
+        summaries = await self._spool.items(
+            state=state, source=source, destination=destination, before=before, limit=bounded
+        )
+        following = summaries[-1].item.id if len(summaries) == bounded else None
+        return {"items": [listing.item_row(summary) for summary in summaries], "next": following}
+
+    async def item(self, item_id: str) -> dict[str, Any]:
+        """One item with every delivery, attempt, step and receipt. Raises UnknownItem."""
+        return listing.item_document(await self._detail(item_id))
+
+    async def why(self, about: str) -> dict[str, Any]:
+        """Why an item, or a file in a drop folder, is where it is: `{"about", "item", "text"}`. Raises UnknownItem."""
+        detail = await self._spool.item(about)
+        if detail is None and os.path.isabs(about):
+            for name, source in self._parts().sources.items():
+                text = await source.why(about)
+                if text is not None:
+                    return {"about": about, "item": None, "text": f"source {name}: {text}"}
+            detail = await self._by_path(about)
+        if detail is None:
+            raise UnknownItem(
+                f"{printable(about)} is neither an item nor a file that a source knows; `relayd items` lists what is there"
+            )
+        text = listing.paragraph(detail, self._parts().view, now=clock.now())
+        return {"about": about, "item": listing.item_document(detail), "text": text}
+
+    # --- changing
+
+    async def retry(self, item_ids: list[str] | None, destination: str | None) -> dict[str, Any]:
+        """Make dead deliveries of these items (None: of all) due again, and try at once: `{"retried": N}`."""
+        if destination is not None:
+            self._named(destination)
+        for item_id in item_ids or ():
+            await self._detail(item_id)
+        retried = await self._spool.retry(item_ids, destination, now=clock.now())
+        for name, worker in self._parts().workers.items():
+            if destination in (None, name):
+                worker.nudge(0.0)
+        log.info("%d deliveries are to be tried again, by hand", retried)
+        return {"retried": retried}
+
+    async def drop(self, item_ids: list[str]) -> dict[str, Any]:
+        """Give items up for good; their rows stay as dead, with the reason: `{"dropped": N}`."""
+        for item_id in item_ids:
+            await self._detail(item_id)
+        dropped = await self._spool.drop(item_ids, now=clock.now())
+        log.info("%d items dropped by hand", dropped)
+        return {"dropped": dropped}
+
+    async def pause(self, name: str | None) -> dict[str, Any]:
+        """Start nothing new towards a destination (None: all), until resumed, also after a restart."""
+        names = self._named(name)
+        for one in names:
+            await self._spool.set_note(paused_note(one), clock.rfc3339(clock.now()))
+            self._parts().workers[one].hold()
+        log.info("paused by hand: %s", ", ".join(names))
+        return {"paused": names}
+
+    async def resume(self, name: str | None) -> dict[str, Any]:
+        """Deliver again, at once."""
+        names = self._named(name)
+        for one in names:
+            await self._spool.set_note(paused_note(one), None)
+            self._parts().workers[one].release()
+        log.info("resumed by hand: %s", ", ".join(names))
+        return {"resumed": names}
+
+    def stage(self) -> AbstractContextManager[BinaryIO]:
+        """A new file inside the spool for `send` to be written into; it is gone when the context ends."""
+        return self._spool.stage()
+
+    async def send(
+        self,
+        file: OpenFile,
+        name: str,
+        destination: str,
+        action: str | None,
+        arguments: Fields,
+        priority: Priority,
+    ) -> dict[str, Any]:
+        """Take a file that a person hands over, and deliver it: `{"id": ID}`. Raises WrongRequest, SpoolFull."""
+        order = Order(
+            destination=destination,
+            action=self._action(destination, action),
+            priority=priority,
+            rule="by hand",
+            arguments=arguments,
+        )
+        damage = mediatype.damage(file.descriptor, mediatype.content_type(mediatype.read_head(file.descriptor), name))
+        if damage is not None:
+            raise WrongRequest(f"{printable(name)}: {damage}")
+        capture = Capture(
+            source=BY_HAND,
+            name=name,
+            kind=Kind.MEDIA,
+            content_type=mediatype.content_type(mediatype.read_head(file.descriptor), name),
+            captured_at=file.origin.mtime_ns / 1e9,
+            file=file,
+        )
+        item = await self._spool.put(capture, (order,), now=clock.now())
+        log.info("%s (%s) handed over for %s", item.id, printable(name), destination)
+        return {"id": item.id}
+
+    # --- finding
+
+    async def _detail(self, item_id: str) -> ItemDetail:
+        detail = await self._spool.item(item_id)
+        if detail is None:
+            raise UnknownItem(f"no item {printable(item_id)} in the spool; `relayd items` lists them")
+        return detail
+
+    async def _by_path(self, path: str) -> ItemDetail | None:
+        for source in self._parts().sources.values():
+            inner = source.path_within(path)
+            found = None if inner is None else await self._spool.find_by_path(source.name, inner)
+            if found is not None:
+                return await self._spool.item(found)
+        return None
+
+    def _named(self, name: str | None) -> list[str]:
+        workers = self._parts().workers
+        if name is None:
+            return sorted(workers)
+        if name not in workers:
+            known = ", ".join(sorted(workers)) or "none"
+            raise UnknownName(f"no destination {printable(name)}; there are: {known}")
+        return [name]
+
+    def _action(self, destination: str, action: str | None) -> str:
+        self._named(destination)
+        actions = self._parts().destinations[destination].actions
+        if action is None:
+            if len(actions) == 1:
+                return next(iter(actions))
+            raise WrongRequest(f"{destination} has several actions, name one: {_listed(actions)}")
+        if action not in actions:
+            raise WrongRequest(f"{destination} has no action {printable(action)}; there are: {_listed(actions)}")
+        return action
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))

@@ -1,0 +1,253 @@
+"""One snapshot of everything: pulled by the command line, the web page, MQTT and metrics; never pushed.
+
+Promises: the fields are those of the published schema (`relayd schema status`): added to, never renamed. Taking one
+costs a few reads of `/proc` and of counters in memory, whatever the backlog. Times are RFC 3339 UTC.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from relayd import __version__, clock
+from relayd.destinations.base import DestinationView
+from relayd.model import Device
+from relayd.sources.base import SourceView
+from relayd.spool import Spool
+
+SCHEMA = 1
+
+Overall = Literal["ok", "degraded", "fault"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceStatus:
+    id: str
+    name: str
+    site: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockStatus:
+    """`synchronized` is null where the kernel will not say."""
+
+    synchronized: bool | None
+    offset_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigStatus:
+    """`error` is why the newest configuration was refused; null while the running one is the newest."""
+
+    sha256: str
+    loaded_at: str
+    error: str | None = None
+    files: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpoolStatus:
+    """`items` = pending + delivered + dead + evicted + expired: every item ever accepted, across restarts."""
+
+    items: int
+    bytes: int
+    max_bytes: int
+    free_bytes: int
+    pending: int
+    delivered: int
+    dead: int
+    evicted: int
+    expired: int
+    oldest_pending_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceStatus:
+    state: Literal["ok", "waiting", "fault"]
+    reason: str
+    captured: int
+    quarantined: int
+    last_at: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DestinationStatus:
+    state: Literal["ok", "waiting", "paused", "fault"]
+    reason: str
+    pending: int
+    delivered: int
+    dead: int
+    under_way: int
+    last_success_at: str | None
+    next_try_at: str | None
+    bytes_sent: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerStatus:
+    state: Literal["ok", "waiting", "fault"]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IncidentsStatus:
+    open: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessStatus:
+    rss_bytes: int
+    cpu_seconds: float
+    open_files: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """The health of one relay at one moment."""
+
+    schema: Literal[1]
+    device: DeviceStatus
+    version: str
+    state: Overall
+    reasons: list[str]
+    at: str
+    started_at: str
+    uptime_seconds: float
+    session: str
+    clock: ClockStatus
+    config: ConfigStatus
+    spool: SpoolStatus
+    sources: dict[str, SourceStatus]
+    destinations: dict[str, DestinationStatus]
+    brokers: dict[str, BrokerStatus]
+    links: dict[str, dict[str, Any]]
+    incidents: IncidentsStatus
+    process: ProcessStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """What the snapshot cannot ask the spool: who we are, since when, with which configuration."""
+
+    device: Device
+    session: str
+    started_at: float
+    started_monotonic: float
+
+
+async def snapshot(
+    running: Running,
+    config: ConfigStatus,
+    spool: Spool,
+    sources: Mapping[str, SourceView],
+    destinations: Mapping[str, DestinationView],
+) -> Status:
+    """The status as of now."""
+    spool_status = await _spool(spool)
+    source_states = {name: _source(spool, name, view) for name, view in sources.items()}
+    destination_states = {name: _destination(spool, name, view) for name, view in destinations.items()}
+    state, reasons = overall(config, spool_status, source_states, destination_states)
+    sync = clock.synchronization()
+    device = running.device
+    return Status(
+        schema=SCHEMA,
+        device=DeviceStatus(id=device.id, name=device.name, site=device.site),
+        version=__version__,
+        state=state,
+        reasons=reasons,
+        at=clock.rfc3339(clock.now()),
+        started_at=clock.rfc3339(running.started_at),
+        uptime_seconds=round(clock.monotonic() - running.started_monotonic, 3),
+        session=running.session,
+        clock=ClockStatus(synchronized=sync.is_synchronized, offset_seconds=sync.offset_seconds),
+        config=config,
+        spool=spool_status,
+        sources=source_states,
+        destinations=destination_states,
+        brokers={},
+        links={},
+        incidents=IncidentsStatus(open=0),
+        process=process(),
+    )
+
+
+def as_json(status: Status) -> dict[str, Any]:
+    """The document of the contract."""
+    return asdict(status)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of the snapshot, for consumers."""
+    from pydantic import TypeAdapter  # the schema is asked for by people only, not on a gateway's way
+
+    schema = TypeAdapter(Status).json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "relayd status", **schema}
+
+
+def overall(
+    config: ConfigStatus,
+    spool: SpoolStatus,
+    sources: Mapping[str, SourceStatus],
+    destinations: Mapping[str, DestinationStatus],
+) -> tuple[Overall, list[str]]:
+    """The one word for all of it, and why: fault needs a person, degraded means that something waits or was lost."""
+    faults = [f"source {name}: {source.reason}" for name, source in sources.items() if source.state == "fault"]
+    faults += [f"destination {name}: {it.reason}" for name, it in destinations.items() if it.state == "fault"]
+    if config.error is not None:
+        faults.append(f"configuration refused, the previous one runs: {config.error}")
+    notes = [f"source {name}: {source.reason}" for name, source in sources.items() if source.state == "waiting"]
+    notes += [
+        f"destination {name}: {it.reason}"
+        for name, it in destinations.items()
+        if it.state == "paused" or (it.state == "waiting" and it.pending)
+    ]
+    notes += [
+        f"source {name}: {source.quarantined} in quarantine, `relayd items --state quarantined`"
+        for name, source in sources.items()
+        if source.quarantined
+    ]
+    dead = sum(it.dead for it in destinations.values())
+    if dead:
+        notes.append(f"{dead} deliveries are dead, `relayd items --state dead`")
+    state: Overall = "fault" if faults else "degraded" if notes else "ok"
+    return state, faults + notes
+
+
+async def _spool(spool: Spool) -> SpoolStatus:
+    counters = spool.counters
+    oldest = await spool.oldest_pending()
+    return SpoolStatus(
+        items=counters.items,
+        bytes=counters.bytes,
+        max_bytes=counters.max_bytes,
+        free_bytes=counters.free_bytes,
+        pending=counters.pending,
+        delivered=counters.delivered,
+        dead=counters.dead,
+        evicted=counters.evicted,
+        expired=counters.expired,
+        oldest_pending_seconds=None if oldest is None else max(0.0, round(clock.now() - oldest, 3)),
+    )
+
+
+def _source(spool: Spool, name: str, view: SourceView) -> SourceStatus:
+    raise NotImplementedError
+
+
+def _destination(spool: Spool, name: str, view: DestinationView) -> DestinationStatus:
+    raise NotImplementedError
+
+
+def process() -> ProcessStatus:
+    """Memory, processor time and descriptors of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return ProcessStatus(
+        rss_bytes=pages * resource.getpagesize(),
+        cpu_seconds=round(usage.ru_utime + usage.ru_stime, 3),
+        open_files=len(os.listdir("/proc/self/fd")),
+    )
