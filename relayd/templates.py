@@ -42,8 +42,7 @@ class TemplateError(RelaydError):
 _FILTERS = (
     "abs", "capitalize", "count", "d", "default", "dictsort", "first", "float", "int", "items", "last", "length",
     "list", "lower", "map", "max", "min", "reject", "rejectattr", "reverse", "round", "select", "selectattr", "sort",
-    "string", "sum",
-    "title", "trim", "truncate", "unique", "upper", "urlencode", "wordcount",
+    "string", "sum", "title", "trim", "truncate", "unique", "upper", "urlencode", "wordcount",
 )
 _METHODS: dict[type, frozenset[str]] = {
     str: frozenset({
