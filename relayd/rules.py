@@ -37,7 +37,7 @@ KNOWN: Known = {
 
 
 class DeliverConfig(Section):
-    """One delivery. Every key besides `to`, `action` and `then` is an argument of the action; its texts are templates."""
+    """One delivery. Every key besides `to`, `action`, `then` is an argument of the action; its texts are templates."""
 
     model_config = ConfigDict(extra="allow")
 

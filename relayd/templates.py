@@ -122,7 +122,8 @@ def fill_in(text: str, context: Context) -> str:
         raise TemplateError(_clipped(error.message or type(error).__name__)) from None
     except _FAILURES as error:
         raise TemplateError(_clipped(f"{type(error).__name__}: {error}")) from None
-    return "".join(pieces)
+    # JSON may carry half a character ("\\ud800"), which no UTF-8 text can: shown as "?" instead of failing for ever.
+    return "".join(pieces).encode("utf-8", "replace").decode("utf-8")
 
 
 def is_true(text: str, context: Context) -> bool:

@@ -150,6 +150,9 @@ class Destination(ABC):
     actions: ClassVar[Mapping[str, type[BaseModel]]]
     """Action name → model of its arguments. `action` may be left out in a rule where there is only one."""
 
+    receipt_fields: ClassVar[frozenset[str] | None] = None
+    """What a receipt's fields are called, for the check of texts in `then`; None: whatever the server answers."""
+
     name: str
 
     @abstractmethod
