@@ -1,0 +1,233 @@
+"""The control API: HTTP with JSON over the operations, nothing more.
+
+Promises: whoever serves these routes decides with `admit` who may change something; looking is free. Every answer but
+the metrics is JSON, every error `{"error": "sentence"}`. Bodies, lists and requests under way are limited, an uploaded
+file is streamed to the disk and never held in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import logging
+import os
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any, BinaryIO
+
+from aiohttp import web
+
+from relayd.errors import RelaydError, SpoolFull, UnknownItem, UnknownName, WrongRequest
+from relayd.files import origin_of, text_of
+from relayd.model import OpenFile
+from relayd.operations import Operations
+from relayd.web import asked, metrics
+
+log = logging.getLogger("relayd.web")
+
+LARGEST_BODY_BYTES = 1024 * 1024
+BLOCK_BYTES = 1024 * 1024
+MOST_UNDER_WAY = 32
+STALL_SECONDS = 60.0
+
+Admit = Callable[[web.Request], Awaitable[None]]
+"""Lets a request pass that changes something, or raises `web.HTTPForbidden` with a sentence."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_STATUS_OF: tuple[tuple[type[RelaydError], int], ...] = (
+    (UnknownItem, 404),
+    (UnknownName, 404),
+    (WrongRequest, 400),
+    (SpoolFull, 507),
+    (RelaydError, 409),
+)
+
+
+def build(operations: Operations, admit: Admit) -> web.Application:
+    """The application; `admit` guards everything that is not a GET."""
+    api = Api(operations)
+    app = web.Application(
+        middlewares=[_errors_in_json, _limited(asyncio.Semaphore(MOST_UNDER_WAY)), _guarded(admit)],
+        client_max_size=LARGEST_BODY_BYTES,
+    )
+    app.add_routes(
+        [
+            web.get("/api/v1/status", api.status),
+            web.get("/api/v1/items", api.items),
+            web.get("/api/v1/items/{id}", api.item),
+            web.post("/api/v1/items/{id}/retry", api.retry_one),
+            web.post("/api/v1/items/{id}/drop", api.drop_one),
+            web.get("/api/v1/why", api.why),
+            web.post("/api/v1/retry", api.retry),
+            web.post("/api/v1/drop", api.drop),
+            web.post("/api/v1/pause", api.pause),
+            web.post("/api/v1/resume", api.resume),
+            web.post("/api/v1/destinations/{name}/pause", api.pause),
+            web.post("/api/v1/destinations/{name}/resume", api.resume),
+            web.post("/api/v1/send", api.send),
+            web.get("/metrics", api.metrics),
+            web.get("/healthz", api.healthz),
+        ]
+    )
+    return app
+
+
+class Api:
+    """One handler per route: check what is asked, do it, answer."""
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+
+    # --- looking
+
+    async def status(self, _: web.Request) -> web.Response:
+        return _answer(await self._operations.status())
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        text = metrics.text(await self._operations.status())
+        return web.Response(body=text.encode(), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    async def healthz(self, _: web.Request) -> web.Response:
+        """200 while the relay does its work, 503 when a person is needed."""
+        snapshot = await self._operations.status()
+        body = {"state": snapshot["state"], "reasons": snapshot["reasons"]}
+        return _answer(body, status=503 if snapshot["state"] == "fault" else 200)
+
+    async def items(self, request: web.Request) -> web.Response:
+        wanted = asked.by_query(asked.ItemsAsked, request.rel_url.raw_query_string)
+        return _answer(await self._operations.items(**wanted.model_dump()))
+
+    async def item(self, request: web.Request) -> web.Response:
+        return _answer(await self._operations.item(request.match_info["id"]))
+
+    async def why(self, request: web.Request) -> web.Response:
+        wanted = asked.by_query(asked.WhyAsked, request.rel_url.raw_query_string)
+        return _answer(await self._operations.why(wanted.about))
+
+    # --- changing
+
+    async def retry(self, request: web.Request) -> web.Response:
+        wanted = await _body(request, asked.RetryAsked)
+        return _answer(await self._operations.retry(wanted.items, wanted.destination))
+
+    async def retry_one(self, request: web.Request) -> web.Response:
+        wanted = await _body(request, asked.RetryOneAsked)
+        return _answer(await self._operations.retry([request.match_info["id"]], wanted.destination))
+
+    async def drop(self, request: web.Request) -> web.Response:
+        wanted = await _body(request, asked.DropAsked)
+        return _answer(await self._operations.drop(wanted.items))
+
+    async def drop_one(self, request: web.Request) -> web.Response:
+        await _body(request, asked.NothingAsked)
+        return _answer(await self._operations.drop([request.match_info["id"]]))
+
+    async def pause(self, request: web.Request) -> web.Response:
+        await _body(request, asked.NothingAsked)
+        return _answer(await self._operations.pause(request.match_info.get("name")))
+
+    async def resume(self, request: web.Request) -> web.Response:
+        await _body(request, asked.NothingAsked)
+        return _answer(await self._operations.resume(request.match_info.get("name")))
+
+    async def send(self, request: web.Request) -> web.Response:
+        """The body goes to a file inside the spool, and from there the way of every other item."""
+        wanted = asked.by_query(asked.SendAsked, request.rel_url.raw_query_string)
+        name = text_of(os.fsencode(wanted.name))
+        with self._operations.stage() as staged:
+            await _receive(request, staged)
+            if wanted.modified_ns is not None:
+                os.utime(staged.fileno(), ns=(wanted.modified_ns, wanted.modified_ns))
+            # A path of its own, since the same file may be handed over twice: to two places, or once more.
+            origin = origin_of(f"{uuid.uuid4().hex}/{name}".encode(), os.fstat(staged.fileno()))
+            file = OpenFile(descriptor=staged.fileno(), origin=origin, is_finished=True)
+            result = await self._operations.send(
+                file, name, wanted.to, wanted.action, wanted.fields(), wanted.urgency()
+            )
+        return _answer(result)
+
+
+async def _receive(request: web.Request, staged: BinaryIO) -> None:
+    """The body to the disk, in blocks, off the loop. Raises WrongRequest if it breaks off, SpoolFull without room."""
+    try:
+        while True:
+            async with asyncio.timeout(STALL_SECONDS):
+                block = await _block(request)
+            if not block:
+                break
+            await asyncio.to_thread(staged.write, block)
+        await asyncio.to_thread(staged.flush)
+    except TimeoutError:
+        raise WrongRequest(f"nothing came for {STALL_SECONDS:.0f} s, the file was not taken") from None
+    except (web.RequestPayloadError, ConnectionError):
+        raise WrongRequest("the file broke off in the middle, it was not taken") from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise SpoolFull("no room on the spool's disk for this file, it was not taken") from None
+        raise
+
+
+async def _block(request: web.Request) -> bytes:
+    """About BLOCK_BYTES of the body; empty at its end."""
+    block = bytearray()
+    while len(block) < BLOCK_BYTES:
+        piece = await request.content.read(BLOCK_BYTES - len(block))
+        if not piece:
+            break
+        block += piece
+    return bytes(block)
+
+
+async def _body(request: web.Request, model: type[asked.Kind]) -> asked.Kind:
+    try:
+        async with asyncio.timeout(STALL_SECONDS):
+            return asked.by_body(model, await request.read())
+    except TimeoutError:
+        raise WrongRequest(f"the body did not come within {STALL_SECONDS:.0f} s") from None
+
+
+def _answer(document: dict[str, Any], *, status: int = 200) -> web.Response:
+    body = json.dumps(document, separators=(",", ":")).encode()
+    headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+    return web.Response(status=status, body=body, headers=headers)
+
+
+# --- around every request
+
+
+@web.middleware
+async def _errors_in_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as refusal:
+        answer = _answer({"error": refusal.text or refusal.reason}, status=refusal.status)
+        answer.headers.update(
+            {name: refusal.headers[name] for name in ("Allow", "Retry-After") if name in refusal.headers}
+        )
+        return answer
+    except RelaydError as error:
+        status = next(number for kind, number in _STATUS_OF if isinstance(error, kind))
+        return _answer({"error": str(error)}, status=status)
+
+
+def _limited(room: asyncio.Semaphore) -> Any:
+    @web.middleware
+    async def limited(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if room.locked():
+            raise web.HTTPServiceUnavailable(text="too many requests at once, ask again", headers={"Retry-After": "1"})
+        async with room:
+            return await handler(request)
+
+    return limited
+
+
+def _guarded(admit: Admit) -> Any:
+    @web.middleware
+    async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.method not in ("GET", "HEAD"):
+            await admit(request)
+        return await handler(request)
+
+    return guarded
