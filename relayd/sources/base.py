@@ -52,6 +52,9 @@ class Ledger(Protocol):
     def forget(self, source: str, paths: Iterable[bytes]) -> None:
         """These files are gone from the folder. Not waited for: goes along with the next commit."""
 
+    async def unshare(self, item_id: str) -> None:
+        """A writer came back to the file that this item is a hard link of: give the item a copy of its own, now."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceView:
