@@ -97,6 +97,19 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """A file of a source that needs no second look while it stays as it is.
+
+    With `item_id` it is accepted already (a crash, or missing rights, kept it from being unlinked); with `reason` it is
+    in quarantine. Exactly one of the two is set.
+    """
+
+    origin: Origin
+    item_id: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpenFile:
     """A file opened by the safe-open rule: checked on this very descriptor, which the source keeps open and closes.
 

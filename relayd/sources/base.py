@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from relayd.fields import Duration, Section
-from relayd.model import Capture, Finding, Item, Origin
+from relayd.model import Capture, Finding, Item, Known, Origin
+
+__all__ = ["Known", "Ledger", "Put", "Source", "SourceConfig", "SourceView"]
 
 
 class SourceConfig(Section):
@@ -25,19 +27,6 @@ class SourceConfig(Section):
 
 
 Put = Callable[[Capture], Awaitable[Item]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
-    """A file of a source that needs no second look while it stays as it is.
-
-    With `item_id` it is accepted already (a crash, or missing rights, kept it from being unlinked); with `reason` it is
-    in quarantine. Exactly one of the two is set.
-    """
-
-    origin: Origin
-    item_id: str | None
-    reason: str | None
 
 
 class Ledger(Protocol):
@@ -82,7 +71,7 @@ class Source(ABC):
         return None
 
     def path_within(self, path: str) -> bytes | None:
-        """The absolute `path` as an `Origin.path` of this source, whether or not it is there; None if it is not within."""
+        """The absolute `path` as an `Origin.path` of this source, whether or not it is there; None: not within it."""
         return None
 
     @abstractmethod
