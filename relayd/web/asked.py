@@ -9,7 +9,7 @@ import json
 import urllib.parse
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainValidator, ValidationError
 
 from relayd.errors import WrongRequest
 from relayd.model import Priority
@@ -19,6 +19,16 @@ MOST_ITEMS = 10_000
 LONGEST_PAGE = 1000
 
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
+
+
+def _file_name(value: object) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= LONGEST_NAME or "\0" in value:
+        raise ValueError(f"a file name has 1 to {LONGEST_NAME} characters, none of them NUL")
+    return value
+
+
+FileName = Annotated[str, PlainValidator(_file_name)]
+"""Unlike Name, it may hold bytes that are no UTF-8, as surrogate escapes."""
 
 
 class Asked(BaseModel):
@@ -40,7 +50,7 @@ class ItemsAsked(Asked):
 class WhyAsked(Asked):
     """`GET /api/v1/why?about=…`: an item id, or the absolute path of a file."""
 
-    about: Name
+    about: FileName
 
 
 class RetryAsked(Asked):
@@ -69,7 +79,7 @@ class NothingAsked(Asked):
 class SendAsked(Asked):
     """`POST /api/v1/send?…`: the file itself is the body. `arguments` is a JSON object of the action's arguments."""
 
-    name: Name
+    name: FileName
     to: Name
     action: Name | None = None
     priority: Literal["emergency", "high", "normal", "bulk"] = "normal"

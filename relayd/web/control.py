@@ -19,7 +19,7 @@ from aiohttp import web
 
 from relayd.files import printable
 from relayd.operations import Operations
-from relayd.web import place, routes
+from relayd.web import api, place
 
 log = logging.getLogger("relayd.web")
 
@@ -43,7 +43,7 @@ async def serve(operations: Operations, spool_folder: Path, *, has_own_config: b
 async def serve_on(operations: Operations, spool_folder: Path, path: Path, listening: socket.socket) -> None:
     """Serve on this socket until its file is no longer there, or until cancelled."""
     own = place.identity(path)
-    app = routes.build(operations, _note_who_asks)
+    app = api.build(operations, _note_who_asks)
     spool_name = printable(os.fsencode(spool_folder.resolve())).encode("ascii", "backslashreplace").decode()
 
     async def name_the_spool(_: web.Request, response: web.StreamResponse) -> None:

@@ -47,34 +47,34 @@ _STATUS_OF: tuple[tuple[type[RelaydError], int], ...] = (
 
 def build(operations: Operations, admit: Admit) -> web.Application:
     """The application; `admit` guards everything that is not a GET."""
-    api = Api(operations)
+    handlers = Handlers(operations)
     app = web.Application(
         middlewares=[_errors_in_json, _limited(asyncio.Semaphore(MOST_UNDER_WAY)), _guarded(admit)],
         client_max_size=LARGEST_BODY_BYTES,
     )
     app.add_routes(
         [
-            web.get("/api/v1/status", api.status),
-            web.get("/api/v1/items", api.items),
-            web.get("/api/v1/items/{id}", api.item),
-            web.post("/api/v1/items/{id}/retry", api.retry_one),
-            web.post("/api/v1/items/{id}/drop", api.drop_one),
-            web.get("/api/v1/why", api.why),
-            web.post("/api/v1/retry", api.retry),
-            web.post("/api/v1/drop", api.drop),
-            web.post("/api/v1/pause", api.pause),
-            web.post("/api/v1/resume", api.resume),
-            web.post("/api/v1/destinations/{name}/pause", api.pause),
-            web.post("/api/v1/destinations/{name}/resume", api.resume),
-            web.post("/api/v1/send", api.send),
-            web.get("/metrics", api.metrics),
-            web.get("/healthz", api.healthz),
+            web.get("/api/v1/status", handlers.status),
+            web.get("/api/v1/items", handlers.items),
+            web.get("/api/v1/items/{id}", handlers.item),
+            web.post("/api/v1/items/{id}/retry", handlers.retry_one),
+            web.post("/api/v1/items/{id}/drop", handlers.drop_one),
+            web.get("/api/v1/why", handlers.why),
+            web.post("/api/v1/retry", handlers.retry),
+            web.post("/api/v1/drop", handlers.drop),
+            web.post("/api/v1/pause", handlers.pause),
+            web.post("/api/v1/resume", handlers.resume),
+            web.post("/api/v1/destinations/{name}/pause", handlers.pause),
+            web.post("/api/v1/destinations/{name}/resume", handlers.resume),
+            web.post("/api/v1/send", handlers.send),
+            web.get("/metrics", handlers.metrics),
+            web.get("/healthz", handlers.healthz),
         ]
     )
     return app
 
 
-class Api:
+class Handlers:
     """One handler per route: check what is asked, do it, answer."""
 
     def __init__(self, operations: Operations) -> None:

@@ -1,0 +1,193 @@
+"""How commands show things: the same blocks as rich tables on a terminal, and as plain aligned text elsewhere.
+
+Promises: with NO_COLOR or without a terminal there is not one escape code; text of strangers is escaped by whoever
+makes a cell (`client.escaped`), and is never read as markup. rich is imported only when it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import textwrap
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+_STYLES = {
+    "ok": "green",
+    "delivered": "green",
+    "waiting": "yellow",
+    "pending": "yellow",
+    "degraded": "yellow",
+    "paused": "magenta",
+    "fault": "bold red",
+    "dead": "bold red",
+    "evicted": "red",
+    "expired": "red",
+    "quarantined": "red",
+}
+NARROWEST = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """`is_number` aligns right; `gives_way` is the one that is folded when the terminal is narrow."""
+
+    title: str
+    is_number: bool = False
+    gives_way: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of finished cells. A cell that is a state's name is coloured."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One paragraph; `state` colours it. Folded at the terminal's width, further lines indented like the first."""
+
+    text: str
+    state: str = ""
+    indent: int = 0
+
+
+Block: TypeAlias = "Table | Line"
+
+
+def is_for_people() -> bool:
+    """Whether standard output is a terminal that may have colours."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def show(blocks: Sequence[Block]) -> None:
+    """Print the blocks in whatever way fits where standard output goes."""
+    if is_for_people():
+        console().print(rendered(blocks))
+    else:
+        click.echo("\n".join(plain(blocks, width=terminal_width() if sys.stdout.isatty() else None)))
+
+
+def show_json(document: Any, *, is_compact: bool = False) -> None:
+    """One JSON document; ASCII only, so that no name can do anything to a terminal."""
+    click.echo(json.dumps(document, indent=None if is_compact else 2))
+
+
+def terminal_width() -> int:
+    return max(NARROWEST, shutil.get_terminal_size().columns)
+
+
+# --- for people
+
+
+def console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=False, width=terminal_width())
+
+
+def rendered(blocks: Sequence[Block]) -> RenderableType:
+    """The blocks as rich draws them."""
+    from rich.console import Group
+
+    return Group(*(_rich_table(block) if isinstance(block, Table) else _rich_line(block) for block in blocks))
+
+
+def _rich_table(block: Table) -> RenderableType:
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), collapse_padding=True)
+    for column in block.columns:
+        table.add_column(
+            Text(column.title.upper(), style="bold"),
+            justify="right" if column.is_number else "left",
+            no_wrap=not column.gives_way,
+            overflow="fold",
+            ratio=1 if column.gives_way else None,
+        )
+    for row in block.rows:
+        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+    return table
+
+
+def _rich_line(block: Line) -> RenderableType:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    return Padding(Text(block.text, style=_STYLES.get(block.state, "")), (0, 0, 0, block.indent))
+
+
+# --- for programs, files and terminals without colours
+
+
+def plain(blocks: Sequence[Block], *, width: int | None) -> Iterator[str]:
+    """The blocks as lines of aligned text; folded to `width` columns unless that is None."""
+    for block in blocks:
+        if isinstance(block, Table):
+            yield from _plain_table(block, width)
+        else:
+            yield from _folded(block.text, None if width is None else width - block.indent, " " * block.indent)
+
+
+def _plain_table(block: Table, width: int | None) -> Iterator[str]:
+    rows = [[column.title.upper() for column in block.columns], *block.rows]
+    widths = [max(_columns(row[index]) for row in rows) for index in range(len(block.columns))]
+    flexible = [index for index, column in enumerate(block.columns) if column.gives_way]
+    if width is not None and flexible:
+        excess = sum(widths) + 2 * (len(widths) - 1) - width
+        widths[flexible[0]] = max(8, widths[flexible[0]] - max(0, excess))
+    for row in rows:
+        yield from _plain_row(block.columns, row, widths)
+
+
+def _plain_row(columns: Sequence[Column], row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+    cells = [list(_pieces(cell, limit)) for cell, limit in zip(row, widths, strict=True)]
+    for number in range(max(len(cell) for cell in cells)):
+        parts = []
+        for column, cell, limit in zip(columns, cells, widths, strict=True):
+            text = cell[number] if number < len(cell) else ""
+            gap = " " * (limit - _columns(text))
+            parts.append(gap + text if column.is_number else text + gap)
+        yield "  ".join(parts).rstrip()
+
+
+def _pieces(text: str, limit: int) -> Iterator[str]:
+    """The text cut into pieces of at most `limit` columns."""
+    piece, taken = "", 0
+    for letter in text:
+        wide = _columns(letter)
+        if taken + wide > limit and piece:
+            yield piece
+            piece, taken = "", 0
+        piece, taken = piece + letter, taken + wide
+    yield piece
+
+
+def _folded(text: str, width: int | None, indent: str) -> Iterator[str]:
+    if width is None or len(text) <= width:
+        yield indent + text
+        return
+    yield from (indent + line for line in textwrap.wrap(text, max(20, width)))
+
+
+def _columns(text: str) -> int:
+    """How many columns of a terminal the text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+        for letter in text
+    )
