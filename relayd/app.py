@@ -59,7 +59,10 @@ class App:
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
         self._running = status.Running(
-            device=device_of(loaded), session=uuid.uuid4().hex, started_at=clock.now(), started_monotonic=clock.monotonic()
+            device=device_of(loaded),
+            session=uuid.uuid4().hex,
+            started_at=clock.now(),
+            started_monotonic=clock.monotonic(),
         )
         self.operations = Operations(spool, lambda: self._parts, self.snapshot)
 

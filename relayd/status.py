@@ -17,7 +17,7 @@ from relayd import __version__, clock
 from relayd.destinations.base import DestinationView
 from relayd.model import Device
 from relayd.sources.base import SourceView
-from relayd.spool import Spool
+from relayd.spool import DestinationCounters, SourceCounters, Spool
 
 SCHEMA = 1
 
@@ -235,11 +235,33 @@ async def _spool(spool: Spool) -> SpoolStatus:
 
 
 def _source(spool: Spool, name: str, view: SourceView) -> SourceStatus:
-    raise NotImplementedError
+    counters = spool.counters.sources.get(name, SourceCounters())
+    return SourceStatus(
+        state=view.state,
+        reason=view.reason,
+        captured=counters.captured,
+        quarantined=counters.quarantined,
+        last_at=_time(view.last_at or counters.last_at),
+    )
 
 
 def _destination(spool: Spool, name: str, view: DestinationView) -> DestinationStatus:
-    raise NotImplementedError
+    counters = spool.counters.destinations.get(name, DestinationCounters())
+    return DestinationStatus(
+        state=view.state,
+        reason=view.reason,
+        pending=counters.pending,
+        delivered=counters.delivered,
+        dead=counters.dead,
+        under_way=view.under_way,
+        last_success_at=_time(counters.last_success_at),
+        next_try_at=_time(view.next_try_at),
+        bytes_sent=counters.bytes_sent,
+    )
+
+
+def _time(moment: float | None) -> str | None:
+    return None if moment is None else clock.rfc3339(moment)
 
 
 def process() -> ProcessStatus:

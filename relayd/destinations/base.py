@@ -12,7 +12,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO, ClassVar, Protocol
+from typing import Any, BinaryIO, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, Field
 
@@ -135,7 +135,7 @@ class DestinationView:
     `reason` is empty when ok; `next_try_at` is Unix seconds, or None when nothing is timed; `under_way` counts attempts.
     """
 
-    state: str
+    state: Literal["ok", "waiting", "paused", "fault"]
     reason: str
     next_try_at: float | None
     under_way: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from relayd.fields import Duration, Section
 from relayd.model import Capture, Finding, Item, Known, Origin
@@ -49,7 +49,7 @@ class Ledger(Protocol):
 class SourceView:
     """What status shows of a source. `state` is ok, waiting or fault; `reason` is empty when ok."""
 
-    state: str
+    state: Literal["ok", "waiting", "fault"]
     reason: str
     last_at: float | None
 

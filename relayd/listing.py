@@ -1,0 +1,202 @@
+"""Records of the spool as JSON documents, and the paragraph that says why an item is where it is.
+
+Promises: pure; no I/O and no clock of its own. Field names are the same on the socket, in `--json` and on the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from relayd.clock import rfc3339
+from relayd.destinations.base import DestinationView
+from relayd.files import printable
+from relayd.model import Delivery, Item, Location, Outcome, State
+from relayd.spool import AttemptRecord, DeliveryDetail, ItemDetail, ItemSummary, QuarantinedFile
+
+ViewOf = Callable[[str], DestinationView | None]
+"""How a destination is doing now; None if the running configuration does not have it."""
+
+
+# --- documents
+
+
+def item_row(summary: ItemSummary) -> dict[str, Any]:
+    """One line of a list."""
+    return {
+        **_item(summary.item),
+        "state": summary.state.value,
+        "reason": summary.reason,
+        "priority": None if summary.priority is None else summary.priority.word,
+        "deliveries": [_delivery(delivery) for delivery in summary.deliveries],
+    }
+
+
+def quarantined_row(entry: QuarantinedFile) -> dict[str, Any]:
+    """One file that was not taken; it has no id, since it is no item."""
+    return {
+        "id": None,
+        "name": entry.path.decode("utf-8", "backslashreplace"),
+        "source": entry.source,
+        "size": entry.size_bytes,
+        "state": "quarantined",
+        "reason": entry.reason,
+        "at": rfc3339(entry.at),
+        "deliveries": [],
+    }
+
+
+def item_document(detail: ItemDetail) -> dict[str, Any]:
+    """Everything known of one item, except the content itself."""
+    item = detail.item
+    return {
+        **_item(item),
+        "state": detail.state.value,
+        "reason": detail.reason,
+        "priority": None if detail.priority is None else detail.priority.word,
+        "sha256": item.sha256,
+        "md5": item.md5,
+        "topic": item.topic,
+        "attributes": dict(item.attributes),
+        "location": _location(item.location),
+        "origin_path": item.origin_path,
+        "content_kept": detail.has_content,
+        "ended_at": _time(detail.ended_at),
+        "deliveries": [_delivery_document(one) for one in detail.deliveries],
+    }
+
+
+def _item(item: Item) -> dict[str, Any]:
+    return {
+        "id": item.id,
+        "name": item.name,
+        "source": item.source,
+        "kind": item.kind.value,
+        "size": item.size_bytes,
+        "content_type": item.content_type,
+        "captured_at": rfc3339(item.captured_at),
+        "accepted_at": rfc3339(item.accepted_at),
+    }
+
+
+def _delivery(delivery: Delivery) -> dict[str, Any]:
+    return {
+        "destination": delivery.destination,
+        "action": delivery.action,
+        "rule": delivery.rule,
+        "priority": delivery.priority.word,
+        "state": delivery.state.value,
+        "attempts": delivery.attempts,
+        "reason": delivery.reason,
+        "due_at": rfc3339(delivery.due_at) if delivery.state is State.PENDING else None,
+    }
+
+
+def _delivery_document(detail: DeliveryDetail) -> dict[str, Any]:
+    return {
+        **_delivery(detail.delivery),
+        "id": detail.delivery.id,
+        "created_at": rfc3339(detail.delivery.created_at),
+        "ended_at": _time(detail.ended_at),
+        "receipt": None if detail.receipt is None else dict(detail.receipt),
+        "proof": detail.proof,
+        "dropped": detail.was_dropped,
+        "steps": {name: "done" if result is not None else "begun" for name, result in detail.steps.items()},
+        "history": [_attempt(record) for record in detail.attempts],
+    }
+
+
+def _attempt(record: AttemptRecord) -> dict[str, Any]:
+    return {
+        "number": record.number,
+        "started_at": rfc3339(record.started_at),
+        "ended_at": _time(record.ended_at),
+        "outcome": record.outcome.value,
+        "reason": record.reason,
+    }
+
+
+def _location(location: Location | None) -> dict[str, Any] | None:
+    if location is None:
+        return None
+    return {
+        "latitude": location.latitude,
+        "longitude": location.longitude,
+        "accuracy_meters": location.accuracy_meters,
+        "age_seconds": location.age_seconds,
+    }
+
+
+def _time(moment: float | None) -> str | None:
+    return None if moment is None else rfc3339(moment)
+
+
+# --- why
+
+
+def paragraph(detail: ItemDetail, view_of: ViewOf, *, now: float) -> str:
+    """Why this item is where it is: what it is, who wanted it, and for each delivery what it waits for or how it ended."""
+    return " ".join(_sentences(detail, view_of, now))
+
+
+def _sentences(detail: ItemDetail, view_of: ViewOf, now: float) -> Iterator[str]:
+    item = detail.item
+    yield (
+        f"{item.id} ({printable(item.name)}, {item.size_bytes:,} bytes) came from {item.source} "
+        f"{span(now - item.accepted_at)} ago and is {detail.state.value}."
+    )
+    if not detail.deliveries:
+        yield "No rule wanted it, so it is kept for a while in case an incident claims it."
+    if detail.reason:
+        yield f"{_capital(detail.reason)}."
+    for one in detail.deliveries:
+        yield from _about_delivery(one, view_of, now)
+    if not detail.has_content and detail.state is not State.DELIVERED:
+        yield "Its content is no longer kept."
+
+
+def _about_delivery(one: DeliveryDetail, view_of: ViewOf, now: float) -> Iterator[str]:
+    delivery = one.delivery
+    what = f"The {delivery.action} to {delivery.destination} (rule {delivery.rule!r}, {delivery.priority.word})"
+    tries = f"{delivery.attempts} {'try' if delivery.attempts == 1 else 'tries'}"
+    match delivery.state:
+        case State.DELIVERED:
+            yield f"{what} was delivered after {tries}: {one.proof or 'proof not recorded'}."
+        case State.PENDING:
+            yield f"{what} {_waiting(one, view_of(delivery.destination), now)}."
+            if delivery.reason:
+                yield f"The last answer, after {tries}: {delivery.reason}."
+        case _:
+            again = f"`relayd retry {delivery.item_id}` tries again" if not one.was_dropped else "a person dropped it"
+            yield f"{what} is {delivery.state.value} after {tries}: {delivery.reason or 'no reason recorded'}; {again}."
+
+
+def _waiting(one: DeliveryDetail, view: DestinationView | None, now: float) -> str:
+    """The nearest obstacle first: the destination's own state, then the delivery's time, then the queue."""
+    delivery = one.delivery
+    if view is None:
+        return "waits, but the running configuration has no such destination: add it again, or drop the item"
+    if view.state == "paused":
+        return f"waits because {delivery.destination} is paused by hand; `relayd resume {delivery.destination}`"
+    if view.state in ("waiting", "fault") and view.reason:
+        when = "" if view.next_try_at is None else f", next try in {span(view.next_try_at - now)}"
+        return f"waits because {delivery.destination} cannot be had: {view.reason}{when}"
+    last = one.attempts[-1] if one.attempts else None
+    if last is not None and last.outcome is Outcome.STARTED and last.ended_at is None and view.under_way:
+        return f"is under way since {span(now - last.started_at)}"
+    if delivery.due_at > now:
+        return f"waits for its next try in {span(delivery.due_at - now)}"
+    return "is due and waits for its turn"
+
+
+def span(seconds: float) -> str:
+    """A length of time for people: `3 s`, `12 min`, `5 h`, `3 d`."""
+    positive = max(0.0, seconds)
+    for limit, unit, word in ((120.0, 1.0, "s"), (7200.0, 60.0, "min"), (172_800.0, 3600.0, "h")):
+        if positive < limit:
+            return f"{positive / unit:.0f} {word}"
+    return f"{positive / 86_400:.0f} d"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
