@@ -1,0 +1,214 @@
+"""One file of a drop folder: whether it may be taken, and its removal once it is in the spool. Runs in threads.
+
+Promises: a file is opened by the safe-open rule, judged on its descriptor alone, and removed only while its name still
+is the very file that was taken and no writer has come back to it.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from relayd import files, mediatype
+from relayd.model import OpenFile, Origin
+
+HARD_LINKED = "it has a second name (a hard link): remove the other one, or copy the file instead of linking it"
+UNREADABLE = "it cannot be read: give the service read permission on it"
+TOO_BIG = "it is bigger than max_file_size"
+_KINDS = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """To be put now, under a lease if there could be one. Whoever gets this closes the descriptor."""
+
+    file: OpenFile
+    content_type: str
+    is_leased: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Not before it has been quiet for a while: with `reason`, it will go to quarantine then, else it will be taken."""
+
+    origin: Origin
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """To quarantine."""
+
+    origin: Origin
+    reason: str
+
+
+class Busy(enum.Enum):
+    """Nothing to do about this path now."""
+
+    GONE = "there is no such file"
+    WRITER = "a program still has it open for writing"
+
+
+Look = Ready | Waiting | Refused | Busy
+
+
+class Left(enum.Enum):
+    """How `remove` left the place where the file was."""
+
+    REMOVED = "removed"
+    REPLACED = "another file has taken its name"
+    RETURNED = "a writer came back to it"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileDesk:
+    """Looks at files below one open folder, and removes them."""
+
+    folder_fd: int
+    max_file_size: int
+    trust_leases: bool
+    trust_close: bool
+    hard_link: bool
+
+    def look(self, path: bytes, quiet: Origin | None, may_be_linked: bool) -> Look:
+        """Judge the file at `path`. `quiet` is its identity if it has been quiet for long enough, as seen before.
+
+        `may_be_linked`: its second name is known to be ours. Raises OSError if the disk or the network fails.
+        """
+        try:
+            with files.parent_of(self.folder_fd, path) as (parent_fd, name):
+                found = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+                if stat.S_ISDIR(found.st_mode):
+                    return Busy.GONE
+                if not stat.S_ISREG(found.st_mode):  # opening a device may do something
+                    return _refused_kind(path, found)
+                descriptor = os.open(name, files.SAFE_OPEN_FLAGS, dir_fd=parent_fd)
+        except OSError as error:
+            return self._not_opened(path, quiet, error)
+        with _closed_unless_kept(descriptor) as keep:
+            look = self._judge(path, descriptor, quiet, may_be_linked)
+            if isinstance(look, Ready):
+                keep()
+        return look
+
+    def _not_opened(self, path: bytes, quiet: Origin | None, error: OSError) -> Look:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return Busy.GONE
+        if error.errno == errno.EWOULDBLOCK:  # another program holds a lease on it
+            return Busy.WRITER
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO):
+            raise error
+        try:
+            with files.parent_of(self.folder_fd, path) as (parent_fd, name):
+                found = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+        except OSError:
+            return Busy.GONE  # its folder is closed to us or gone: the scan tells which
+        if not stat.S_ISREG(found.st_mode):
+            return _refused_kind(path, found)
+        return _later(files.origin_of(path, found), quiet, UNREADABLE)
+
+    def _judge(self, path: bytes, descriptor: int, quiet: Origin | None, may_be_linked: bool) -> Look:
+        is_free = files.hold_lease(descriptor) if self.trust_leases else None
+        found = os.fstat(descriptor)  # after the lease: from here on no writer can change it unseen
+        origin = files.origin_of(path, found)
+        if not stat.S_ISREG(found.st_mode):
+            return _refused_kind(path, found)
+        if found.st_nlink == 0:
+            return Busy.GONE
+        if found.st_size > self.max_file_size:
+            return Refused(origin, f"{TOO_BIG}: {found.st_size} bytes of at most {self.max_file_size}")
+        if is_free is False:
+            return Busy.WRITER
+        if found.st_nlink > 1 and not may_be_linked:
+            return _later(origin, quiet, HARD_LINKED)
+        if origin != quiet and not (is_free and self.trust_close):
+            return Waiting(origin, None)
+        head = mediatype.read_head(descriptor)
+        content_type = mediatype.content_type(head, files.text_of(path.rpartition(b"/")[2]))
+        damage = mediatype.damage(descriptor, content_type)
+        if damage is not None:
+            return _later(origin, quiet, damage)
+        file = OpenFile(descriptor=descriptor, origin=origin, is_finished=bool(is_free) and self.hard_link)
+        return Ready(file, content_type, bool(is_free))
+
+    def remove(self, taken: Ready) -> tuple[Left, bool]:
+        """Unlink what was taken; True with it if somebody may still write to the content, should the spool share it.
+
+        Raises OSError when the name cannot be removed. The lease that `look` got is still held, so a writer who opens
+        the file now waits until the descriptor is closed.
+        """
+        path, descriptor = taken.file.origin.path, taken.file.descriptor
+        found = os.fstat(descriptor)
+        if (taken.is_leased and not files.lease_is_whole(descriptor)) or not files.is_same(taken.file.origin, found):
+            return Left.RETURNED, found.st_nlink > 1
+        try:
+            with files.parent_of(self.folder_fd, path) as (parent_fd, name):
+                named = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+                if (named.st_dev, named.st_ino) != (found.st_dev, found.st_ino):
+                    return Left.REPLACED, found.st_nlink > 1
+                os.unlink(name, dir_fd=parent_fd)
+        except (FileNotFoundError, NotADirectoryError):
+            return Left.REMOVED, False
+        has_come_back = taken.is_leased and not files.lease_is_whole(descriptor)
+        return Left.REMOVED, has_come_back or os.fstat(descriptor).st_nlink > 1
+
+    def remove_known(self, origin: Origin) -> Left:
+        """The same for a file that was accepted before a crash, or that could not be removed then."""
+        try:
+            descriptor = files.open_safely(self.folder_fd, origin.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return Left.REMOVED
+        with _closed_unless_kept(descriptor):
+            found = os.fstat(descriptor)
+            if not is_same_content(origin, found):
+                return Left.REPLACED
+            is_free = files.hold_lease(descriptor) if self.trust_leases else None
+            if is_free is False:
+                return Left.RETURNED
+            now = OpenFile(descriptor=descriptor, origin=files.origin_of(origin.path, found), is_finished=False)
+            return self.remove(Ready(now, "", bool(is_free)))[0]
+
+
+def is_same_content(origin: Origin, found: os.stat_result) -> bool:
+    """As `files.is_same`, but for the device: its number may be another one after each mount."""
+    return (origin.inode, origin.size_bytes, origin.mtime_ns) == (found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _later(origin: Origin, quiet: Origin | None, reason: str) -> Look:
+    """Its writer may come back and make it whole, so nothing is refused for this before it has been quiet."""
+    return Refused(origin, reason) if origin == quiet else Waiting(origin, reason)
+
+
+def _refused_kind(path: bytes, found: os.stat_result) -> Refused:
+    kind = _KINDS.get(stat.S_IFMT(found.st_mode), "of an unknown kind")
+    return Refused(files.origin_of(path, found), f"it is {kind}, not a regular file")
+
+
+class _Keep:
+    def __init__(self) -> None:
+        self.is_kept = False
+
+    def __call__(self) -> None:
+        self.is_kept = True
+
+
+@contextmanager
+def _closed_unless_kept(descriptor: int) -> Iterator[_Keep]:
+    keep = _Keep()
+    try:
+        yield keep
+    finally:
+        if not keep.is_kept:
+            os.close(descriptor)
