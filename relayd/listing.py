@@ -135,7 +135,7 @@ def _time(moment: float | None) -> str | None:
 
 
 def paragraph(detail: ItemDetail, view_of: ViewOf, *, now: float) -> str:
-    """Why this item is where it is: what it is, who wanted it, and for each delivery what it waits for or how it ended."""
+    """Why this item is where it is: what it is, and for each delivery what it waits for or how it ended."""
     return " ".join(_sentences(detail, view_of, now))
 
 

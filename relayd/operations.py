@@ -7,10 +7,10 @@ Results are JSON documents; what cannot be done is a RelaydError in words.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from relayd import clock, listing, mediatype, status
@@ -103,7 +103,7 @@ class Operations:
     async def why(self, about: str) -> dict[str, Any]:
         """Why an item, or a file in a drop folder, is where it is: `{"about", "item", "text"}`. Raises UnknownItem."""
         detail = await self._spool.item(about)
-        if detail is None and os.path.isabs(about):
+        if detail is None and Path(about).is_absolute():
             for name, source in self._parts().sources.items():
                 text = await source.why(about)
                 if text is not None:
@@ -111,7 +111,7 @@ class Operations:
             detail = await self._by_path(about)
         if detail is None:
             raise UnknownItem(
-                f"{printable(about)} is neither an item nor a file that a source knows; `relayd items` lists what is there"
+                f"{printable(about)} is neither an item nor a file that a source knows; `relayd items` lists all"
             )
         text = listing.paragraph(detail, self._parts().view, now=clock.now())
         return {"about": about, "item": listing.item_document(detail), "text": text}

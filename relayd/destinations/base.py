@@ -127,12 +127,21 @@ class Attempt:
         self._steps[name] = result
         return result
 
+    async def count(self, name: str, most: int) -> int:
+        """Count one more `name` across tries and crashes and return how many there are now, at most `most`.
+
+        Steps are never changed, so each count is a step of its own: `name-1`, `name-2`, …
+        """
+        number = next((number for number in range(1, most) if self._steps.get(f"{name}-{number}") is None), most)
+        await self.step(f"{name}-{number}", _nothing)
+        return number
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationView:
     """What status shows of a destination besides its counters. `state` is ok, waiting, paused or fault.
 
-    `reason` is empty when ok; `next_try_at` is Unix seconds, or None when nothing is timed; `under_way` counts attempts.
+    `reason` is empty when ok; `next_try_at` is Unix seconds, None when nothing is timed; `under_way` counts attempts.
     """
 
     state: Literal["ok", "waiting", "paused", "fault"]
@@ -166,3 +175,7 @@ class Destination(ABC):
     async def close(self) -> None:
         """Close connections. Called once, when the last attempt has ended."""
         return
+
+
+async def _nothing() -> Step:
+    return {}
