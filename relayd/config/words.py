@@ -212,7 +212,7 @@ def toml_text(value: Any) -> str:
 
 
 def _schema(field: Any) -> dict[str, Any]:
-    whole = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    whole: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
     adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(whole)
     return adapter.json_schema()
 

@@ -1,0 +1,78 @@
+"""The whole TOML as one frozen model: `load()` reads, merges and checks it, and says every error at once.
+
+Promises: a configuration that loads can be run as it is; one that does not is refused with every problem, each at its
+file and line with what to write instead. Secrets are named here, never read. Sections that this version does not act on
+yet are checked like the others, and `Loaded.notices` says so.
+
+`merge` reads the files, `reading` makes models of sections, `together` and `deliveries` check what must fit together,
+`words` puts faults into words, `locate` finds lines, `notices` says what is good to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from relayd.config.deliveries import faults_of_rules, resolved
+from relayd.config.merge import Document, read, read_leniently
+from relayd.config.notices import notices_of
+from relayd.config.reading import Sections, read_sections
+from relayd.config.sections import Config
+from relayd.config.together import faults_between
+from relayd.errors import ConfigError
+from relayd.spool.limits import SpoolConfig
+
+__all__ = ["Config", "Loaded", "load", "spool_path_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A configuration that can be run. `sha256` is that of the files' bytes; `notices` are lines for people."""
+
+    config: Config
+    sha256: str
+    files: tuple[Path, ...]
+    notices: tuple[str, ...]
+
+
+def load(files: Sequence[Path] | None) -> Loaded:
+    """The configuration from `files`, or for None from /etc/relayd/relayd.toml and /etc/relayd/conf.d/*.toml.
+
+    Raises ConfigError with every problem that was found.
+    """
+    document = read(files)
+    sections = read_sections(document.table)
+    faults = [*sections.faults, *faults_between(sections), *faults_of_rules(sections)]
+    if faults:
+        raise ConfigError(sorted({document.problem(path, text) for path, text in faults}))
+    return Loaded(
+        config=_config(sections),
+        sha256=document.sha256,
+        files=tuple(file.path for file in document.files),
+        notices=_notices(document, sections),
+    )
+
+
+def spool_path_of(files: Sequence[Path] | None) -> Path:
+    """Where the spool is, as far as the configuration can be read; never raises on a bad one."""
+    section = read_leniently(files).get("spool")
+    path = section.get("path") if isinstance(section, dict) else None
+    return Path(path) if isinstance(path, str) and path else SpoolConfig().path
+
+
+def _config(sections: Sections) -> Config:
+    return Config.model_validate(
+        {
+            **sections.single,
+            "broker": sections.broker,
+            "link": sections.link,
+            "source": sections.source,
+            "destination": sections.destination,
+            "rule": tuple(resolved(rule, sections) for _, rule in sorted(sections.rule.items())),
+        }
+    )
+
+
+def _notices(document: Document, sections: Sections) -> tuple[str, ...]:
+    return tuple(str(document.problem(path, text)) for path, text in notices_of(sections))

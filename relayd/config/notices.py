@@ -1,0 +1,83 @@
+"""What a good configuration should still be told: sections that this version reads but does not act on, rules that
+would not do what one might expect.
+
+Promises: nothing said here keeps relayd from running.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from relayd import __version__, destinations, sources
+from relayd.config.locate import Path
+from relayd.config.reading import Sections
+from relayd.rules import OWN_HEALTH, RuleConfig
+from relayd.templates import TemplateError, fields_used
+
+Notice = tuple[Path, str]
+
+_NO_EFFECT = f"has no effect yet in relayd {__version__}"
+_UNKNOWN_WHILE_DECIDING = ("id", "sha256")
+
+
+def notices_of(sections: Sections) -> Iterator[Notice]:
+    """Every notice about a document without faults, in the order of the sections."""
+    yield from _planned(sections)
+    yield from _rules_that_surprise(sections)
+
+
+def _planned(sections: Sections) -> Iterator[Notice]:
+    if getattr(sections.single.get("device"), "location_topic", None) is not None:
+        yield ("device", "location_topic"), f"{_NO_EFFECT} (messages are not read)"
+    if sections.broker:
+        first = next(iter(sections.broker))
+        yield ("broker", first), f"{_NO_EFFECT} (no broker is connected: {', '.join(sections.broker)})"
+    if "fleet" in sections.single:
+        yield ("fleet",), f"{_NO_EFFECT} (nothing is reported over MQTT)"
+    if "web" in sections.single:
+        yield ("web",), f"{_NO_EFFECT} (there is no web page)"
+    for name in sections.link:
+        yield ("link", name), f"{_NO_EFFECT} (every link is used without limits)"
+    for name, source in sections.source.items():
+        if sources.is_planned(source.type):
+            yield ("source", name), f"{_NO_EFFECT} (nothing is taken from sources of type {source.type})"
+    for name, destination in sections.destination.items():
+        if destinations.is_planned(destination.type):
+            yield ("destination", name), f"{_NO_EFFECT} (deliveries to type {destination.type} are kept, not sent)"
+    for index, rule in sections.rule.items():
+        yield from _planned_in_rule(("rule", index), rule)
+
+
+def _planned_in_rule(path: Path, rule: RuleConfig) -> Iterator[Notice]:
+    if rule.incident is not None:
+        yield (*path, "incident"), f"{_NO_EFFECT} (no incident is opened)"
+    if rule.metered is not None:
+        yield (*path, "metered"), f"{_NO_EFFECT} (every link is used without limits)"
+    if OWN_HEALTH in rule.from_:
+        yield (*path, "from"), f"{_NO_EFFECT} (the relay's own health events are not made yet)"
+
+
+def _rules_that_surprise(sections: Sections) -> Iterator[Notice]:
+    if sections.source and sections.destination and not sections.rule:
+        yield ("rule",), "there is no rule, so nothing would be delivered: write a [[rule]]"
+        return
+    for index, rule in sections.rule.items():
+        path: Path = ("rule", index)
+        if not rule.deliver and rule.incident is None:
+            yield path, "delivers nothing: write deliver = [{ to = … }]"
+        if rule.when is not None:
+            for field in _UNKNOWN_WHILE_DECIDING:
+                if field in _used(rule.when):
+                    yield (*path, "when"), f"item.{field} is still empty when rules decide, before the item is stored"
+    wanted = {name for rule in sections.rule.values() for name in rule.from_}
+    wanted |= {name for rule in sections.rule.values() if rule.incident for name in rule.incident.collect}
+    for name in sections.source:
+        if name not in wanted and "*" not in wanted:
+            yield ("source", name), "no rule takes from it, so its items go nowhere"
+
+
+def _used(condition: str) -> frozenset[str]:
+    try:
+        return fields_used(condition, "item")
+    except TemplateError:
+        return frozenset()
