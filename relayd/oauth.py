@@ -1,0 +1,144 @@
+"""OAuth client credentials: one token per API, fetched once however many ask, renewed early and once on a 401.
+
+Promises: lifetimes are counted by a clock that never jumps; a server's word on them is bounded. The secret is read when
+it is needed and leaves only in the body of the login; neither it nor a token is ever in an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+from relayd import clock
+from relayd.errors import LoginRefused, SecretMissing, TryAgain, Unavailable
+from relayd.fields import Secret
+from relayd.httpclient import Answer, Body, HttpClient
+from relayd.model import JSON
+
+if TYPE_CHECKING:
+    from yarl import URL
+
+LONGEST_LIFETIME_SECONDS = 86400.0
+UNSTATED_LIFETIME_SECONDS = 300.0
+"""For a token that comes without a readable `expires_in`."""
+LONGEST_MARGIN_SECONDS = 300.0
+MARGIN_SHARE = 0.1
+"""A token is renewed when this share of its life is left, but never earlier than the longest margin."""
+
+FORM = "application/x-www-form-urlencoded"
+AS_JSON = "application/json"
+_TOKEN = re.compile(r"[!-~]{1,8192}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    value: str
+    renew_at: float
+    """Monotonic seconds."""
+
+
+class ClientCredentials:
+    """Logs in at `path` of an API and makes calls with the token.
+
+    `first` is the body form (FORM or AS_JSON) to try first; the other one is tried once on 400 or 415, and whichever
+    worked is remembered.
+    """
+
+    def __init__(self, client: HttpClient, path: str, client_id: str, client_secret: Secret, first: str = FORM) -> None:
+        self._client = client
+        self._path = path
+        self._client_id = client_id
+        self._client_secret = client_secret
+        self._forms = [FORM, AS_JSON] if first == FORM else [AS_JSON, FORM]
+        self._token: _Token | None = None
+        self._login = asyncio.Lock()
+
+    async def send(
+        self, method: str, url: URL, *, headers: Mapping[str, str] | None = None, body: bytes | Body = b""
+    ) -> Answer:
+        """One authorized exchange, as `HttpClient.send`; on a 401 once more with a new token, then LoginRefused."""
+        token = await self._current(refused=None)
+        answer = await self._send_with(token, method, url, headers, body)
+        if answer.status != 401:
+            return answer
+        token = await self._current(refused=token)
+        answer = await self._send_with(token, method, url, headers, body)
+        if answer.status == 401:
+            self._forget(token)
+            raise LoginRefused(f"{answer.refusal()}, with a new token too: check the rights of this client_id")
+        return answer
+
+    async def log_in(self) -> None:
+        """Fetch a token now, whatever is cached; for `check --online`."""
+        self._token = None
+        await self._current(refused=None)
+
+    async def _send_with(
+        self, token: _Token, method: str, url: URL, headers: Mapping[str, str] | None, body: bytes | Body
+    ) -> Answer:
+        authorized = {**(headers or {}), "Authorization": f"Bearer {token.value}"}
+        return await self._client.send(method, url, headers=authorized, body=body)
+
+    async def _current(self, *, refused: _Token | None) -> _Token:
+        """The cached token, unless it is about to end or is the one just refused; all who wait share one login."""
+        async with self._login:
+            cached = self._token
+            if cached is None or cached is refused or clock.monotonic() >= cached.renew_at:
+                try:
+                    cached = self._token = await self._fetch()
+                except TryAgain as error:  # a login that fails is nobody's item's fault
+                    raise Unavailable(f"no login: {error}") from None
+            return cached
+
+    def _forget(self, token: _Token) -> None:
+        if self._token is token:
+            self._token = None
+
+    async def _fetch(self) -> _Token:
+        try:
+            secret = self._client_secret.reveal()
+        except SecretMissing as error:
+            raise LoginRefused(f"client_secret: {error}") from None
+        credentials = {"client_id": self._client_id, "client_secret": secret, "grant_type": "client_credentials"}
+        url = self._client.url(self._path)
+        for form in list(self._forms):
+            body = urlencode(credentials) if form == FORM else json.dumps(credentials)
+            asked_at = clock.monotonic()
+            answer = await self._client.send(
+                "POST", url, headers={"Content-Type": form, "Accept": "application/json"}, body=body.encode()
+            )
+            answer.raise_for_outage()
+            if answer.status not in (400, 415):
+                break
+        if answer.status >= 400:
+            said = answer.refusal().replace(secret, "***")
+            raise LoginRefused(f"login refused: {said}; check client_id, client_secret and url")
+        token = _read_token(answer.json(), answer.where, asked_at)
+        self._forms.sort(key=lambda known: known != form)
+        return token
+
+
+def _read_token(answered: JSON, place: str, asked_at: float) -> _Token:
+    value = answered.get("access_token") if isinstance(answered, dict) else None
+    if not isinstance(answered, dict) or not isinstance(value, str) or _TOKEN.fullmatch(value) is None:
+        raise Unavailable(f"{place} answered the login without a usable access_token: is url right?")
+    lifetime = _lifetime_seconds(answered.get("expires_in"))
+    margin = min(LONGEST_MARGIN_SECONDS, lifetime * MARGIN_SHARE)
+    return _Token(value, asked_at + lifetime - margin)
+
+
+def _lifetime_seconds(stated: JSON) -> float:
+    """`3600`, `"3599"`, `"3599.0"`; anything else counts as unstated."""
+    try:
+        seconds = float(stated) if isinstance(stated, (int, float, str)) and not isinstance(stated, bool) else math.nan
+    except (ValueError, OverflowError):
+        seconds = math.nan
+    if math.isnan(seconds):
+        return UNSTATED_LIFETIME_SECONDS
+    return min(max(seconds, 0.0), LONGEST_LIFETIME_SECONDS)
