@@ -196,7 +196,8 @@ def _syntax_words(error: jinja2.TemplateSyntaxError) -> str:
     match = re.match(r"No (filter|test) named '(\w+)'", message)
     if match is None:
         message = message.replace("'end of print statement'", "}}").replace("'end of statement block'", "%}")
-        return f"not a valid template: {message}"
+        message = message.replace("'end of template'", "end")
+        return f"cannot be read: {message}"
     names = ENVIRONMENT.filters if match[1] == "filter" else ENVIRONMENT.tests
     return f'there is no {match[1]} "{match[2]}"{did_you_mean(match[2], names)}'
 

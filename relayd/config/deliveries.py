@@ -13,7 +13,7 @@ from relayd import destinations
 from relayd.config.locate import Path
 from relayd.config.reading import Sections
 from relayd.config.together import unknown
-from relayd.config.words import Fault, validate
+from relayd.config.words import Fault, fields_of, validate
 from relayd.rules import KNOWN, OWN_HEALTH, DeliverConfig, RuleConfig
 from relayd.sources.base import SourceConfig
 from relayd.sources.name_pattern import NamePattern
@@ -127,7 +127,15 @@ def _action(entry: Mapping[str, Any], path: Path, models: destinations.Models, k
     arguments = {key: value for key, value in entry.items() if key not in OWN_KEYS}
     for where, text in validate(models.actions[action], arguments, path)[1]:
         if not _is_filled_in_later(arguments, where[len(path) :]):
-            yield where, text.replace("unknown key", f"action {action} has no such argument", 1)
+            yield where, _about_argument(str(where[-1]), text, action, models)
+
+
+def _about_argument(key: str, text: str, action: str, models: destinations.Models) -> str:
+    if not text.startswith("unknown key"):
+        return text
+    near = did_you_mean(key, OWN_KEYS)
+    hint = near if near.startswith(", did") else did_you_mean(key, fields_of(models.actions[action]))
+    return f"action {action} has no such argument{hint}"
 
 
 def _is_filled_in_later(arguments: Mapping[str, Any], path: Path) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 from relayd.config.locate import Path, line_of, lines_of
 from relayd.errors import ConfigError, Problem
+from relayd.files import printable
 
 LARGEST_FILE_BYTES = 1_000_000
 MOST_FILES = 200
@@ -57,7 +58,7 @@ class Document:
     def problem(self, path: Path, text: str) -> Problem:
         """A problem at `path`, named as the technician reads it."""
         file, line = self.locate(path)
-        return Problem(file=file, line=line, key=self.key_of(path), text=text)
+        return Problem(file=file, line=line, key=printable(self.key_of(path)), text=printable(text))
 
     def key_of(self, path: Path) -> str:
         """`destination.rapidsos.url`; a rule by its name, elements of lists counted from 1."""
@@ -113,6 +114,8 @@ def read(files: Sequence[FilePath] | None) -> Document:
             content = _content(path)
             document.add(_File(path, content, _parsed(path, content)))
             digest.update(content)
+        except RecursionError:
+            problems.append(_at(path, "is nested too deeply"))
         except ConfigError as error:
             problems += error.problems
     if problems:
@@ -128,7 +131,7 @@ def read_leniently(files: Sequence[FilePath] | None) -> dict[str, Any]:
         try:
             content = _content(path)
             document.add(_File(path, content, _parsed(path, content)))
-        except ConfigError:
+        except (ConfigError, RecursionError):
             continue
     return document.table
 

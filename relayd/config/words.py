@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Annotated, Any, TypeVar
 
 import pydantic
@@ -53,9 +55,18 @@ def validate(model: type[M], raw: object, path: Path) -> tuple[M | None, list[Fa
     """The section as `model`, or None and every fault of it. `path` is where the section stands."""
     written = plain(raw)
     try:
-        return model.model_validate_json(json.dumps(written), strict=True), []
+        # As strict JSON: "2" is no number and 1 is no true, yet lists and paths are written as JSON has them.
+        return model.model_validate_json(json.dumps(_with_default_paths(model, written)), strict=True), []
     except pydantic.ValidationError as error:
         return None, _distinct(_faults(model, written, path, error))
+
+
+def _with_default_paths(model: type[BaseModel], written: Any) -> Any:
+    """Strict JSON takes a path only as text, a default too."""
+    if not isinstance(written, dict):
+        return written
+    defaults = {name: str(one.default) for name, one in model.model_fields.items() if isinstance(one.default, PurePath)}
+    return defaults | written
 
 
 def plain(value: Any) -> Any:
@@ -119,11 +130,14 @@ def _words(model: type[BaseModel], path: Path, details: Any) -> str:
     if kind == "json_invalid":
         return "is nested too deeply"
     shape = _SHAPES.get(kind.rsplit("_", 1)[0])
-    return shape.format(key=key) if shape else str(details["msg"])
+    if shape is None:
+        return str(details["msg"])
+    is_key = bool(path) and isinstance(path[-1], str)
+    return (shape if is_key else shape.replace("{key} = ", "")).format(key=key)
 
 
 def _choice(details: Any, field: Any, key: str) -> str:
-    choices = json_choices(field) or [word.strip(" '") for word in str(details["ctx"]["expected"]).split(" or ")]
+    choices = json_choices(field) or re.findall(r"'([^']*)'", str(details["ctx"]["expected"]))
     listed = ", ".join(f'"{choice}"' for choice in choices)
     given = details.get("input")
     if not isinstance(given, str):
