@@ -14,6 +14,7 @@ import os
 import re
 import socket
 import stat
+import tomllib
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -133,7 +134,13 @@ def _places(options: Options) -> Iterator[Place]:
 
 
 def _spool_path(options: Options) -> Path:
-    from relayd.config import spool_path_of  # pydantic and all the sections: not for the usual case
+    """As `config.spool_path_of` says, without loading all that a whole configuration takes where one look will do."""
+    if options.config is not None:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            path = tomllib.loads(options.config.read_text(encoding="utf-8"))["spool"]["path"]
+            if isinstance(path, str) and path:
+                return Path(path)
+    from relayd.config import spool_path_of
 
     return spool_path_of(options.files)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from relayd.cli.client import Document, escaped
-from relayd.cli.phrases import relative, size, when
+from relayd.cli.phrases import local, relative, size, took, when
 from relayd.cli.tables import Block, Column, Line, Table
 
 _ITEMS = (
@@ -20,7 +20,13 @@ _ITEMS = (
     Column("name, and where it goes", gives_way=True),
 )
 _QUARANTINED = (Column("source"), Column("since"), Column("file, and why it is not taken", gives_way=True))
-_ATTEMPTS = (Column("try", is_number=True), Column("began"), Column("outcome"), Column("what was said", gives_way=True))
+_ATTEMPTS = (
+    Column("try", is_number=True),
+    Column("began"),
+    Column("took", is_number=True),
+    Column("outcome"),
+    Column("what was said", gives_way=True),
+)
 
 
 def listed(page: Document, *, state: str | None, now: float) -> list[Block]:
@@ -51,8 +57,8 @@ def _quarantined(found: list[Mapping[str, Any]], now: float) -> Table:
     rows = [
         (
             escaped(one["source"]),
-            relative(one.get("quarantined_at"), now, never="-"),
-            f"{escaped(one['path'])}: {escaped(one['reason'])}",
+            relative(one["at"], now),
+            f"{escaped(one['name'])}: {escaped(one['reason'])}",
         )
         for one in found
     ]
@@ -66,34 +72,57 @@ def one(item: Document, *, now: float) -> list[Block]:
         Line(f"{item['kind']} from {escaped(item['source'])}, {escaped(item['content_type'])}, {size(item['size'])}"),
         Line(f"captured {when(item['captured_at'], now)}, accepted {when(item['accepted_at'], now)}"),
         Line(f"sha256 {item['sha256']}"),
-        *(Line(f"file {escaped(item['path'])}") for _ in [0] if item.get("path")),
+        *_rest(item),
         *(block for delivery in item["deliveries"] for block in _delivery(delivery, now)),
-        *(Line(text) for text in ["no rule wanted it: it goes nowhere"] if not item["deliveries"]),
     ]
+
+
+def _rest(item: Document) -> Iterator[Block]:
+    """What only some items have."""
+    if item["origin_path"]:
+        yield Line(f"file {escaped(item['origin_path'])}")
+    if item["topic"]:
+        yield Line(f"topic {escaped(item['topic'])}")
+    for key, value in item["attributes"].items():
+        yield Line(f"{escaped(key)} {escaped(str(value))}")
+    if item["reason"]:
+        yield Line(escaped(item["reason"]), state=item["state"])
+    if not item["content_kept"]:
+        yield Line("its content is no longer kept")
+    if not item["deliveries"]:
+        yield Line("no rule wanted it: it goes nowhere")
 
 
 def _delivery(delivery: Mapping[str, Any], now: float) -> Iterator[Block]:
     yield Line("")
-    rule = f", rule {escaped(delivery['rule'])!r}" if delivery.get("rule") else ""
+    dropped = ", dropped by hand" if delivery["dropped"] else ""
     yield Line(
         f"{escaped(delivery['destination'])} {escaped(delivery['action'])}: {delivery['state']} "
-        f"after {_tries(delivery['attempts'])}{rule}",
+        f"after {_tries(delivery['attempts'])}{dropped} ({escaped(delivery['rule'])}, {delivery['priority']})",
         state=delivery["state"],
     )
-    if delivery["state"] == "pending":
+    if delivery["due_at"]:
         yield Line(f"next try {when(delivery['due_at'], now)}", indent=2)
-    if delivery.get("reason"):
+    if delivery["reason"]:
         yield Line(f"last answer: {escaped(delivery['reason'])}", indent=2)
-    for key, value in (delivery.get("receipt") or {}).items():
+    if delivery["proof"]:
+        yield Line(f"proof: {escaped(delivery['proof'])}", indent=2)
+    for key, value in (delivery["receipt"] or {}).items():
         yield Line(f"{escaped(key)}: {escaped(str(value))}", indent=2)
-    for name in delivery.get("steps") or {}:
-        yield Line(f"step done: {escaped(name)}", indent=2)
-    attempts = delivery.get("tries") or []
-    if attempts:
-        yield Table(
-            _ATTEMPTS,
-            [(str(a["number"]), when(a["started_at"], now), a["outcome"], escaped(a["reason"])) for a in attempts],
-        )
+    for name, progress in delivery["steps"].items():
+        yield Line(f"step {escaped(name)}: {progress}", indent=2)
+    if delivery["history"]:
+        yield Table(_ATTEMPTS, [_attempt(record, now) for record in delivery["history"]])
+
+
+def _attempt(record: Mapping[str, Any], now: float) -> tuple[str, ...]:
+    return (
+        str(record["number"]),
+        local(record["started_at"], now),
+        "" if record["ended_at"] is None else took(record["started_at"], record["ended_at"]),
+        record["outcome"],
+        escaped(record["reason"]),
+    )
 
 
 def _tries(number: int) -> str:

@@ -64,5 +64,11 @@ def when(moment: str | None, now: float, *, never: str = "never") -> str:
     return never if moment is None else f"{local(moment, now)} ({relative(moment, now)})"
 
 
+def took(began: str, ended: str) -> str:
+    """`0.3 s` up to a minute, then as a span."""
+    seconds = max(0.0, _unix(ended) - _unix(began))
+    return f"{seconds:.1f} s" if seconds < 60 else span(seconds)
+
+
 def _unix(moment: str) -> float:
     return datetime.datetime.fromisoformat(moment).timestamp()
