@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 
 from relayd import clock, tls
 from relayd.errors import DeliveryError, LoginRefused
-from relayd.httpclient import HttpClient, HttpConfig
+from relayd.httpclient import HttpClient
+from relayd.httpconfig import HttpConfig
 from relayd.model import Finding
 
 CLOCK_TOLERANCE_SECONDS = 120.0

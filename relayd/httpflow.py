@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import termios
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextvars import ContextVar
+from typing import Protocol
 
 from relayd.errors import DeliveryError, TryAgain
-from relayd.httpclient import Body, HttpConfig
+from relayd.httpconfig import HttpConfig
 
 LOOK_EVERY_SECONDS = 1.0
 RESEND_LIMIT_BYTES = 4 * 1024 * 1024
@@ -23,6 +24,14 @@ YIELD_EVERY_CHUNKS = 16
 
 current: ContextVar[Flow | None] = ContextVar("relayd_flow", default=None)
 """The exchange that this task is in, for the parts of aiohttp that are called without it."""
+
+
+class Body(Protocol):
+    """A request body of known length whose chunks can be asked for again. Chunks are never changed once handed out."""
+
+    length: int
+
+    def chunks(self) -> Iterable[bytes]: ...
 
 
 class Flow:

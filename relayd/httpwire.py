@@ -17,8 +17,9 @@ from yarl import URL
 from relayd import __version__, tls
 from relayd.addressguard import AddressGuard, AddressInfo, SocketRefused, where
 from relayd.errors import DeliveryError, TryAgain, Unavailable
-from relayd.httpclient import Answer, Body, HttpConfig
-from relayd.httpflow import Flow, current, pump
+from relayd.httpanswer import Answer
+from relayd.httpconfig import HttpConfig
+from relayd.httpflow import Body, Flow, current, pump
 
 KEEPALIVE_SECONDS = 30.0
 READ_BYTES = 65536

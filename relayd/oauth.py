@@ -18,7 +18,9 @@ from urllib.parse import urlencode
 from relayd import clock
 from relayd.errors import LoginRefused, SecretMissing, TryAgain, Unavailable
 from relayd.fields import Secret
-from relayd.httpclient import Answer, Body, HttpClient
+from relayd.httpanswer import Answer
+from relayd.httpclient import HttpClient
+from relayd.httpflow import Body
 from relayd.model import JSON
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from typing import BinaryIO
 from xml.etree import ElementTree
 
 from relayd.errors import DeliveryError, Rejected, Rewind, TryAgain, Unavailable
-from relayd.httpclient import Answer, scrubbed
+from relayd.httpanswer import Answer, scrubbed
 
 CHUNK_BYTES = 65536
 ONE_BODY_LIMIT_BYTES = 1024 * 1024

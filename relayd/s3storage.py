@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from relayd import clock
 from relayd.addressguard import AddressGuard, AddressRefused, parse_url
 from relayd.errors import Unavailable
-from relayd.httpclient import Answer, HttpClient
+from relayd.httpanswer import Answer
+from relayd.httpclient import HttpClient
 from relayd.s3form import Form
 
 if TYPE_CHECKING:

@@ -24,7 +24,9 @@ from relayd.destinations.base import Attempt, Destination, DestinationConfig, St
 from relayd.errors import LoginRefused, Rejected, Rewind, TryAgain, Unavailable
 from relayd.fields import Duration, Secret, Section, written
 from relayd.files import safe_name
-from relayd.httpclient import Answer, HttpClient, HttpConfig
+from relayd.httpanswer import Answer
+from relayd.httpclient import HttpClient
+from relayd.httpconfig import HttpConfig
 from relayd.model import JSON, Finding, Receipt
 from relayd.oauth import ClientCredentials
 from relayd.s3form import Form, SlotRefused
