@@ -12,7 +12,7 @@ from pydantic import Field
 from relayd.destinations import Models
 from relayd.destinations.base import DestinationConfig
 from relayd.fields import Secret, Section
-from relayd.httpclient import HttpConfig
+from relayd.httpconfig import HttpConfig
 
 ComponentStatus = Annotated[int, Field(ge=1, le=6, examples=[3])]
 """1 operational, 2 performance issues, 3 partial outage, 4 major outage, 5 unknown, 6 under maintenance."""

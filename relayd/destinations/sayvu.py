@@ -12,7 +12,7 @@ from pydantic import Field
 from relayd.destinations import Models
 from relayd.destinations.base import DestinationConfig
 from relayd.fields import Secret, Section
-from relayd.httpclient import HttpConfig
+from relayd.httpconfig import HttpConfig
 
 ReportId = Annotated[int | str | None, Field(examples=["{{ receipt.report_id }}"])]
 

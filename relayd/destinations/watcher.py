@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from relayd.destinations import Models
 from relayd.destinations.base import DestinationConfig
 from relayd.fields import Duration, Secret, Section, written
-from relayd.httpclient import HttpConfig
+from relayd.httpconfig import HttpConfig
 
 Speed = Annotated[int, Field(ge=0, le=100)]
 NameOrId = int | str | None

@@ -7,7 +7,7 @@ from typing import Literal
 from relayd.destinations import Models
 from relayd.destinations.base import DestinationConfig
 from relayd.fields import Secret, Section
-from relayd.httpclient import HttpConfig
+from relayd.httpconfig import HttpConfig
 
 
 class WebhookConfig(HttpConfig, DestinationConfig):
