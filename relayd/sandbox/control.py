@@ -1,0 +1,82 @@
+"""What a test, the demo or a trainer may ask of a running sandbox, below `/_sandbox/`; no fault touches these.
+
+Promises: plain JSON; answers only to loopback names, so that a page in a browser cannot steer it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from relayd.sandbox.faults import ACTIONS, FaultError
+
+if TYPE_CHECKING:
+    from relayd.sandbox.server import Sandbox
+
+PREFIX = "/_sandbox"
+_LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "[::1]"})
+_BODY_LIMIT = 64 * 1024
+
+
+async def answer(sandbox: Sandbox, request: web.BaseRequest) -> web.Response:
+    """One request to the control addresses."""
+    if request.host.rsplit(":", 1)[0] not in _LOOPBACK_NAMES and request.host not in _LOOPBACK_NAMES:
+        return web.json_response({"error": f"{request.host} is no loopback name"}, status=421)
+    try:
+        body = await request.content.read(_BODY_LIMIT)
+        found = _answer(sandbox, request.method, request.path.removeprefix(PREFIX), body)
+    except (ValueError, KeyError, TypeError) as error:
+        return web.json_response({"error": str(error)}, status=400)
+    if found is None:
+        return web.json_response({"error": f"no {request.method} {request.path}"}, status=404)
+    return web.json_response(found)
+
+
+def _answer(sandbox: Sandbox, method: str, path: str, body: bytes) -> object:
+    match method, path:
+        case "GET", "/log":
+            return {"log": [asdict(entry) for entry in sandbox.log]}
+        case "GET", "/objects":
+            return {"objects": [asdict(stored) for stored in sandbox.objects.values()]}
+        case "GET", "" | "/":
+            return {
+                "url": sandbox.url,
+                "state": str(sandbox.folder),
+                "up": sandbox.is_up,
+                "faults": [fault.text for fault in sandbox.faults],
+                "known_faults": {name: text for name, (_, _, text) in ACTIONS.items()},
+            }
+        case "POST", _:
+            return _change(sandbox, path, _read_object(body))
+    return None
+
+
+def _change(sandbox: Sandbox, path: str, wish: dict[str, object]) -> object:
+    match path:
+        case "/faults":
+            if not isinstance(wish["faults"], str):
+                raise FaultError('write {"faults": "store#2 lose; slot status 429"}')
+            sandbox.script(wish["faults"])
+            return {"faults": [fault.text for fault in sandbox.faults]}
+        case "/link":
+            if not isinstance(wish["up"], bool):
+                raise FaultError('write {"up": true} or {"up": false}')
+            sandbox.set_link(up=wish["up"])
+            return {"up": sandbox.is_up}
+        case "/clock":
+            sandbox.advance(float(str(wish["advance"])))
+            return {"now": sandbox.now()}
+        case "/revoke":
+            sandbox.revoke_tokens()
+            return {"revoked": True}
+    return None
+
+
+def _read_object(body: bytes) -> dict[str, object]:
+    found = json.loads(body or b"{}")
+    if not isinstance(found, dict):
+        raise FaultError("the body is no JSON object")
+    return found

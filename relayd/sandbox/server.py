@@ -1,0 +1,247 @@
+"""The sandbox itself: one HTTP server on loopback that plays every API, meets the script and keeps the log.
+
+START HERE. A request goes: link → script (a wrong answer?) → route → the stand-in → the answer, late, slow or lost.
+Promises: listens on loopback only; an effect and its line in the log are one; what it opened it closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import shutil
+import ssl
+import tempfile
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from aiohttp import web
+
+from relayd import clock
+from relayd.sandbox import control, wrong_answers
+from relayd.sandbox.exchange import Dropped, Entry, Exchange, drop, new_entry
+from relayd.sandbox.faults import Fault, Script
+from relayd.sandbox.refusal import ApiRefusal, Refusal, StorageRefusal
+from relayd.sandbox.resource_manager import ResourceManager
+from relayd.sandbox.settings import Settings
+from relayd.sandbox.shelf import Shelf, StoredObject
+from relayd.sandbox.storage import Storage
+
+_ROUTES: tuple[tuple[str, str, re.Pattern[str]], ...] = (
+    ("token", "POST", re.compile(r"/oauth/token")),
+    ("slot", "POST", re.compile(r"/v1/resources")),
+    ("resolve", "GET", re.compile(r"/v1/resources/(?P<reference>.+)/resolve")),
+    ("store", "POST", re.compile(r"/s3(?:-moved)?/(?P<bucket>[^/]+)")),
+    ("fetch", "GET", re.compile(r"/s3/(?P<bucket>[^/]+)/(?P<key>.+)")),
+)
+_LOG_LIMIT = 200_000
+
+
+class Sandbox:
+    """`async with Sandbox(...) as sandbox:` serves until the end of the block; switches are those of `Settings`."""
+
+    def __init__(
+        self,
+        *,
+        listen: str = "127.0.0.1:0",
+        state: Path | None = None,
+        faults: str = "",
+        seed: int = 0,
+        tls: ssl.SSLContext | None = None,
+        **switches: Any,
+    ) -> None:
+        self._host, self._port = _loopback(listen)
+        self._is_temporary = state is None
+        self._tls = tls
+        self._seed = seed
+        self._script = Script(faults, seed)
+        self.settings = Settings(**switches)
+        self.folder = state or Path(tempfile.mkdtemp(prefix="relayd-sandbox-"))
+        self._shelf = Shelf(self.folder)
+        self._manager = ResourceManager(self.settings, self._shelf)
+        self._storage = Storage(self.settings, self._shelf)
+        self._transports: set[asyncio.Transport] = set()
+        self._skew_seconds = 0.0
+        self._number = 0
+        self._changed = asyncio.Condition()
+        self._runner: web.ServerRunner | None = None
+        self.log: deque[Entry] = deque(maxlen=_LOG_LIMIT)
+        self.is_up = True
+
+    async def __aenter__(self) -> Sandbox:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Listen; `url` is known from here on."""
+        server = web.Server(self._handle, access_log=None, auto_decompress=False, lingering_time=2.0)
+        self._runner = web.ServerRunner(server)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self._host, self._port, ssl_context=self._tls, shutdown_timeout=0.1)
+        await site.start()
+        self._port = self._runner.addresses[0][1]
+        (self.folder / "url").write_text(self.url + "\n", encoding="utf-8")
+
+    async def close(self) -> None:
+        """Drop every connection; a folder of its own goes with it."""
+        self._drop_connections()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        if self._is_temporary:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def url(self) -> str:
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http{'s' if self._tls else ''}://{host}:{self._port}"
+
+    @property
+    def objects(self) -> Mapping[str, StoredObject]:
+        """What is stored, by key."""
+        return self._shelf.objects
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        return self._script.faults
+
+    def script(self, text: str = "") -> None:
+        """Replace the script; calls are counted anew. Without text: no faults any more. Raises FaultError."""
+        self._script = Script(text, self._seed)
+
+    def set_link(self, *, up: bool) -> None:
+        """Down: every connection is reset, and each new request too, until the link is up again."""
+        self.is_up = up
+        if not up:
+            self._drop_connections()
+
+    def revoke_tokens(self) -> None:
+        """From now on no token issued so far is honoured."""
+        self._manager.revoke()
+
+    def advance(self, seconds: float) -> None:
+        """Move the sandbox's clock against the machine's."""
+        self._skew_seconds += seconds
+
+    def now(self) -> float:
+        """The time the sandbox believes in."""
+        return clock.now() + self._skew_seconds
+
+    def count(self, operation: str, *, effect: bool | None = None) -> int:
+        """How many requests of an operation came; with `effect`, how many of them did (not) do something."""
+        return sum(
+            entry.operation == operation and (effect is None or entry.has_effect == effect) for entry in self.log
+        )
+
+    async def wait_for(self, holds: Callable[[], bool], timeout_seconds: float = 10.0) -> None:
+        """Return as soon as `holds()`, looked at after every request; raises TimeoutError."""
+        async with asyncio.timeout(timeout_seconds), self._changed:
+            await self._changed.wait_for(holds)
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == control.PREFIX or request.path.startswith(control.PREFIX + "/"):
+            return await control.answer(self, request)
+        operation, found = _route(request)
+        self._number += 1
+        entry = new_entry(request, self._number, operation, self.now())
+        self.log.append(entry)
+        transport = request.transport
+        if transport is not None:
+            self._transports.add(transport)
+        try:
+            return await self._answer(request, entry, found)
+        except Dropped as dropped:
+            entry.outcome = str(dropped)
+            if entry.outcome != "garbage":
+                drop(transport)
+            return web.Response(status=503)
+        finally:
+            entry.ended_at = self.now()
+            await self._forget_closed()
+
+    async def _answer(self, request: web.BaseRequest, entry: Entry, found: Mapping[str, str]) -> web.StreamResponse:
+        if not self.is_up:
+            raise Dropped("link down")
+        fault = self._script.next(entry.operation)
+        entry.fault = fault.text if fault else None
+        exchange = Exchange(request, entry, fault, self.now())
+        answer = await wrong_answers.wrong_answer(exchange)
+        if answer is None:
+            answer = await self._right_answer(exchange, found)
+        entry.status = answer.status
+        if exchange.meets("lose"):
+            raise Dropped("lost")
+        if exchange.meets("mute"):
+            await wrong_answers.until_gone(exchange, 3600)
+            raise Dropped("mute")
+        if not self.is_up:
+            raise Dropped("link down")
+        entry.outcome = "answered"
+        if exchange.meets("slow") and isinstance(answer, web.Response):
+            return await wrong_answers.slowly(exchange, answer)
+        return answer
+
+    async def _right_answer(self, exchange: Exchange, found: Mapping[str, str]) -> web.StreamResponse:
+        entry = exchange.entry
+        try:
+            match entry.operation:
+                case "token":
+                    return await self._manager.token(exchange)
+                case "slot":
+                    return await self._manager.slot(exchange)
+                case "resolve":
+                    return await self._manager.resolve(exchange, found["reference"])
+                case "store":
+                    return await self._storage.store(exchange, found["bucket"])
+                case "fetch":
+                    return await self._storage.fetch(exchange, found["bucket"], found["key"])
+        except Refusal as refusal:
+            entry.note = str(refusal)
+            return refusal.answer()
+        if exchange.request.path == wrong_answers.PORTAL_PATH:
+            return wrong_answers.portal_page()
+        if exchange.request.path.startswith(("/s3/", "/s3-moved/")):
+            return StorageRefusal("MethodNotAllowed", "The specified method is not allowed here.").answer()
+        return ApiRefusal.not_found().answer()
+
+    def _drop_connections(self) -> None:
+        for transport in self._transports:
+            drop(transport)
+        self._transports.clear()
+
+    async def _forget_closed(self) -> None:
+        self._transports = {each for each in self._transports if not each.is_closing()}
+        async with self._changed:
+            self._changed.notify_all()
+
+
+def _route(request: web.BaseRequest) -> tuple[str, Mapping[str, str]]:
+    path = request.raw_path.partition("?")[0]
+    for operation, method, pattern in _ROUTES:
+        match = pattern.fullmatch(path)
+        if match is not None and request.method == method:
+            return operation, match.groupdict()
+    return "other", {}
+
+
+def _loopback(listen: str) -> tuple[str, int]:
+    """`HOST:PORT` of a loopback address; raises ValueError for anything else."""
+    host, _, port = listen.rpartition(":")
+    host = host.strip("[]")
+    if not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise ValueError(f"{listen!r} is no address, write for example 127.0.0.1:8490")
+    host = "127.0.0.1" if host == "localhost" else host
+    try:
+        is_loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback:
+        raise ValueError(f"the sandbox serves loopback only, {host!r} is not: write 127.0.0.1:PORT")
+    return host, int(port)

@@ -1,0 +1,62 @@
+"""The switches of the sandbox: which of the documented variants of the APIs it plays, and how strictly.
+
+Promises: the defaults are the strictest documented behaviour; every switch can be set from the command line
+(`--set NAME=VALUE`) and from tests by keyword.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Settings(BaseModel):
+    """One set of switches, fixed for the life of a sandbox."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
+
+    client_id: str = "sandbox"
+    client_secret: str = "sandbox-secret"  # noqa: S105 - a stand-in guards nothing
+    token_body: Literal["any", "form", "json"] = "any"  # noqa: S105
+    """Which encoding of the token request is understood."""
+    token_refusal: Literal[400, 415] = 415
+    """The status for the encoding that is not."""
+    token_shape: Literal["strings", "numbers"] = "strings"  # noqa: S105
+    """Whether `expires_in` and `issued_at` are strings (as documented) or numbers (as seen)."""
+    token_seconds: float = Field(default=3599, gt=0)
+    """How long a token is honoured."""
+    token_claim: float | None = None
+    """The `expires_in` that is said; absent: the truth."""
+
+    slot_seconds: float = 3600
+    """How long the policy of an upload slot is good; negative: issued already expired."""
+    session_seconds: float | None = 7200
+    """How long the session token behind a slot lives; absent: slots carry none."""
+    signature: Literal["v4", "v2"] = "v4"
+    """Shape of the form fields: `x-amz-*`, or `AWSAccessKeyId` and `signature`."""
+    content_type_field: bool = True
+    """Whether the slot has a `Content-Type` field."""
+    success_action_status: str | None = None
+    success_action_redirect: str | None = None
+    min_bytes: int = Field(default=0, ge=0)
+    max_bytes: int = Field(default=5_000_000_000, ge=0)
+    """The `content-length-range` of the policy."""
+    keep_order: bool = True
+    """Refuse a form whose fields are not in the order of the slot; real storage does not mind, the contract does."""
+    etag: Literal["md5", "kms", "opaque", "none"] = "md5"
+    """What the answer to an upload says: the MD5, 32 hex digits that are none (KMS), something else, nothing."""
+
+    resolve_form: Literal["bare", "reference"] = "bare"
+    """Whether the path takes the id alone, or only the percent-encoded whole `ref://` reference."""
+    resolve_refusal: Literal[400, 404] = 404
+    """The status for the other form."""
+    resolve_shape: Literal["uri", "url", "string", "text"] = "uri"
+    """The answer: an object with `uri` or with `url`, a JSON string, or plain text."""
+
+    bucket: str = "sandbox-media"
+    region: str = "us-east-1"
+    access_key: str = "SANDBOXKEYID00000000"
+    secret_key: str = "sandbox/secret/key/that/signs/nothing/else"  # noqa: S105
+    idle_seconds: float = Field(default=20, gt=0)
+    """A client that sends nothing for so long gets RequestTimeout."""
