@@ -91,6 +91,7 @@ class RapidSOS(Destination):
 
     Config = RapidSOSConfig
     actions: ClassVar = {"upload": UploadArguments}
+    receipt_fields = frozenset({"uri", "resolved_url", "expires_at"})
 
     def __init__(self, name: str, config: RapidSOSConfig) -> None:
         self.name = name
