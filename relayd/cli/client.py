@@ -100,7 +100,9 @@ class Relay:
         except TimeoutError:
             raise NoRelay(f"the relay at {where.path} took the call but did not answer in time") from None
         except (OSError, http.client.HTTPException) as error:
-            raise NoRelay(f"the relay at {where.path} hung up: {str(error) or type(error).__name__}") from None
+            raise NoRelay(
+                f"the relay at {where.path} hung up: {escaped(str(error).strip()) or type(error).__name__}"
+            ) from None
         finally:
             connection.close()
 
@@ -136,7 +138,7 @@ def _places(options: Options) -> Iterator[Place]:
 def _spool_path(options: Options) -> Path:
     """As `config.spool_path_of` says, without loading all that a whole configuration takes where one look will do."""
     if options.config is not None:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             path = tomllib.loads(options.config.read_text(encoding="utf-8"))["spool"]["path"]
             if isinstance(path, str) and path:
                 return Path(path)
@@ -161,6 +163,8 @@ def _document(connection: _SocketConnection, where: Place) -> Document:
         raise NoRelay(
             f"no running relay works on the spool {where.spool}; the one at {where.path} works on {printable(served)}"
         )
+    if response.length and len(body) <= LARGEST_ANSWER_BYTES:
+        raise NoRelay(f"the relay at {where.path} hung up in the middle of its answer")
     document = _parsed(body)
     if response.status < 400 and document is not None:
         return document

@@ -110,7 +110,7 @@ def _delivery(delivery: Mapping[str, Any], now: float) -> Iterator[Block]:
     for key, value in (delivery["receipt"] or {}).items():
         yield Line(f"{escaped(key)}: {escaped(str(value))}", indent=2)
     for name, progress in delivery["steps"].items():
-        yield Line(f"step {escaped(name)}: {progress}", indent=2)
+        yield Line(f"step {escaped(name)}: {escaped(progress)}", indent=2)
     if delivery["history"]:
         yield Table(_ATTEMPTS, [_attempt(record, now) for record in delivery["history"]])
 
