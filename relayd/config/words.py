@@ -58,7 +58,7 @@ def validate(model: type[M], raw: object, path: Path) -> tuple[M | None, list[Fa
         # As strict JSON: "2" is no number and 1 is no true, yet lists and paths are written as JSON has them.
         return model.model_validate_json(json.dumps(_with_default_paths(model, written)), strict=True), []
     except pydantic.ValidationError as error:
-        return None, _distinct(_faults(model, written, path, error))
+        return None, _distinct(words_of(model, written, path, error))
 
 
 def _with_default_paths(model: type[BaseModel], written: Any) -> Any:
@@ -87,7 +87,8 @@ def fields_of(model: type[BaseModel]) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def _faults(model: type[BaseModel], raw: Any, base: Path, error: pydantic.ValidationError) -> Iterator[Fault]:
+def words_of(model: type[BaseModel], raw: Any, base: Path, error: pydantic.ValidationError) -> Iterator[Fault]:
+    """Every fault that pydantic found in `raw`, which stands at `base`."""
     for details in error.errors(include_url=False):
         inner = _written_path(raw, details)
         yield (*base, *inner), _words(model, inner, details)

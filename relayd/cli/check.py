@@ -1,0 +1,204 @@
+"""Commands that look at the configuration, running relay or not: check, schema, explain."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from relayd import config, destinations, sources
+from relayd.cli import FAILED, WRONG, Options, tables
+from relayd.cli.client import escaped
+from relayd.config import Loaded
+from relayd.config.online import try_everything
+from relayd.config.preview import item_of_file, item_of_message, preview
+from relayd.errors import ConfigError
+from relayd.model import Finding
+
+SCHEMAS: Mapping[str, str] = {
+    "config": "relayd.config.schema:config_schema",
+    "status": "relayd.status:json_schema",
+}
+"""What `relayd schema` prints → the function that makes it, imported when it is asked for."""
+
+
+@click.command()
+@click.option("--online", is_flag=True, help="Also try each login, folder, the disk and the clock; sends nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_obj
+def check(options: Options, online: bool, as_json: bool) -> None:
+    """Check the configuration and report every error at once.
+
+    Each as FILE:LINE: KEY: what is wrong, what to write instead. Exit code 2 if there is one; with --online 1 if
+    something that was tried does not work.
+    """
+    try:
+        loaded = config.load(options.files)
+    except ConfigError as error:
+        if not as_json:
+            raise
+        tables.show_json({"ok": False, "problems": [asdict(problem) for problem in error.problems]})
+        raise click.exceptions.Exit(WRONG) from None
+    if not as_json:
+        tables.show(_summary(loaded))
+    findings = asyncio.run(_online(loaded, is_shown=not as_json)) if online else []
+    is_good = all(finding.is_good for finding in findings)
+    if as_json:
+        tables.show_json(_document(loaded, findings, is_good=is_good, is_online=online))
+    if not is_good:
+        raise click.exceptions.Exit(FAILED)
+
+
+@click.command()
+@click.argument("what", type=click.Choice(list(SCHEMAS)))
+def schema(what: str) -> None:
+    """Print a JSON Schema for editors and consumers.
+
+    `relayd schema config > relayd.schema.json`, and the line `#:schema relayd.schema.json` on top of relayd.toml
+    makes taplo and VS Code complete and check while you type.
+    """
+    module, _, function = SCHEMAS[what].partition(":")
+    tables.show_json(getattr(importlib.import_module(module), function)())
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--source", metavar="NAME", help="The source it would come from; found by folder or topic if left out.")
+@click.option("--topic", metavar="TOPIC", help="A message under this topic.")
+@click.option("--payload", metavar="JSON", help="What the message says.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_obj
+def explain(
+    options: Options, file: Path | None, source: str | None, topic: str | None, payload: str | None, as_json: bool
+) -> None:
+    """Dry run: which rules match, and what would be sent.
+
+    `explain FILE` for a camera file, `explain --topic TOPIC --payload JSON` for a message. Sends and stores nothing.
+    """
+    is_message = topic is not None or payload is not None
+    if (file is None) != is_message:
+        raise click.UsageError("Name either a FILE, or --topic and --payload of a message.")
+    settings = config.load(options.files).config
+    if file is not None:
+        item = item_of_file(settings, file, source)
+    else:
+        item = item_of_message(settings, source, topic, payload or "")
+    document = preview(settings, item)
+    if as_json:
+        tables.show_json(document)
+    else:
+        tables.show(_preview_blocks(document))
+    if any(delivery["error"] for delivery in _all(document["deliveries"])):
+        raise click.exceptions.Exit(FAILED)
+
+
+# --- check
+
+
+def _summary(loaded: Loaded) -> list[tables.Block]:
+    settings = loaded.config
+    files = ", ".join(escaped(str(path)) for path in loaded.files)
+    blocks: list[tables.Block] = [
+        tables.Line(f"{files}: good", state="ok"),
+        tables.Line(f"sources: {_listed({name: one.type for name, one in settings.source.items()})}"),
+        tables.Line(f"destinations: {_listed({name: one.type for name, one in settings.destination.items()})}"),
+        tables.Line(f"rules: {', '.join(escaped(rule.name) for rule in settings.rule) or 'none'}"),
+    ]
+    return [*blocks, *(tables.Line(notice, state="waiting") for notice in loaded.notices)]
+
+
+def _listed(named: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} ({kind})" for name, kind in named.items()) or "none"
+
+
+async def _online(loaded: Loaded, *, is_shown: bool) -> list[Finding]:
+    findings = []
+    async for finding in try_everything(loaded.config):
+        findings.append(finding)
+        if is_shown:
+            tables.show([_finding_line(finding)])
+    return findings
+
+
+def _finding_line(finding: Finding) -> tables.Line:
+    word = "ok" if finding.is_good else "FAILED"
+    remedy = f" → {finding.remedy}" if finding.remedy and not finding.is_good else ""
+    text = escaped(f"{word:<7} {finding.subject}: {finding.text}{remedy}")
+    return tables.Line(text, state="ok" if finding.is_good else "fault")
+
+
+def _document(loaded: Loaded, findings: Sequence[Finding], *, is_good: bool, is_online: bool) -> dict[str, Any]:
+    settings = loaded.config
+    return {
+        "ok": is_good,
+        "problems": [],
+        "files": [str(path) for path in loaded.files],
+        "sha256": loaded.sha256,
+        "notices": list(loaded.notices),
+        "sources": {
+            name: {"type": one.type, "has_effect": not sources.is_planned(one.type)}
+            for name, one in settings.source.items()
+        },
+        "destinations": {
+            name: {"type": one.type, "has_effect": not destinations.is_planned(one.type)}
+            for name, one in settings.destination.items()
+        },
+        "rules": [rule.name for rule in settings.rule],
+        "online": [
+            {"subject": finding.subject, "ok": finding.is_good, "text": finding.text, "remedy": finding.remedy}
+            for finding in findings
+        ]
+        if is_online
+        else None,
+    }
+
+
+# --- explain
+
+
+def _preview_blocks(document: Mapping[str, Any]) -> list[tables.Block]:
+    item = document["item"]
+    about = f"{item['name']} from {item['source']}: {item['kind']}, {item['content_type']}, {item['size']} bytes"
+    verdicts = [
+        (
+            escaped(rule["name"]),
+            "yes" if rule["matched"] else "trouble" if rule["trouble"] else "no",
+            escaped(rule["reason"]),
+        )
+        for rule in document["rules"]
+    ]
+    columns = [tables.Column("rule"), tables.Column("matches"), tables.Column("because", gives_way=True)]
+    blocks: list[tables.Block] = [tables.Line(escaped(about)), tables.Table(columns, verdicts)]
+    if not document["deliveries"]:
+        return [*blocks, tables.Line("Nothing would be sent: it would be kept for keep_unclaimed, then removed.")]
+    for delivery in document["deliveries"]:
+        blocks += _delivery_blocks(delivery, indent=0)
+    return blocks
+
+
+def _delivery_blocks(delivery: Mapping[str, Any], *, indent: int) -> list[tables.Block]:
+    head = f"→ {delivery['destination']} ({delivery['type']}): {delivery['action']}, priority {delivery['priority']}"
+    after = ", once that has arrived" if indent else ""
+    blocks: list[tables.Block] = [tables.Line(f"{head}{after}", indent=indent)]
+    for name, value in delivery["arguments"].items():
+        shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        blocks.append(tables.Line(f"{name}: {escaped(shown)}", indent=indent + 4))
+    if delivery["error"]:
+        blocks.append(
+            tables.Line(f"cannot be filled in: {escaped(delivery['error'])}", state="fault", indent=indent + 4)
+        )
+    if delivery["note"]:
+        blocks.append(tables.Line(delivery["note"], state="waiting", indent=indent + 4))
+    for follower in delivery["then"]:
+        blocks += _delivery_blocks(follower, indent=indent + 2)
+    return blocks
+
+
+def _all(deliveries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [one for delivery in deliveries for one in (delivery, *_all(delivery["then"]))]

@@ -1,0 +1,108 @@
+"""`check --online`: everything the configuration names is tried once, from the disk to the login.
+
+Promises: nothing is sent, stored or taken; every try ends within `LONGEST_SECONDS`; what fails is a finding with its
+remedy, never an exception.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Iterable
+from pathlib import Path
+
+from relayd import clock, destinations, sources
+from relayd.config.sections import Config
+from relayd.errors import RelaydError
+from relayd.model import Finding, Known, Origin, Priority
+from relayd.spool.limits import Disk, SpoolConfig, shortage
+
+LONGEST_SECONDS = 90.0
+
+
+async def try_everything(config: Config) -> AsyncIterator[Finding]:
+    """One finding after another: clock, disk, sources, destinations."""
+    yield _clock()
+    yield _disk(config.spool)
+    for name, source in config.source.items():
+        if not sources.is_planned(source.type):
+            for finding in await _tried(f"source {name}", sources.build(name, source, _NothingKnown()).check()):
+                yield finding
+    for name, section in config.destination.items():
+        if destinations.is_planned(section.type):
+            continue
+        destination = destinations.build(name, section)
+        try:
+            for finding in await _tried(f"destination {name}", destination.check()):
+                yield finding
+        finally:
+            await destination.close()
+
+
+async def _tried(subject: str, check: Awaitable[list[Finding]]) -> list[Finding]:
+    try:
+        async with asyncio.timeout(LONGEST_SECONDS):
+            return await check
+    except TimeoutError:
+        return [_failed(subject, f"no answer within {LONGEST_SECONDS:.0f} s", "look at the network and try again")]
+    except (RelaydError, OSError) as error:
+        return [_failed(subject, str(error), "")]
+
+
+def _clock() -> Finding:
+    found = clock.synchronization()
+    now = clock.rfc3339(clock.now())
+    if found.is_synchronized is None:
+        return Finding(
+            subject="clock", is_good=True, text=f"it is {now}; the kernel does not say whether that is right"
+        )
+    if not found.is_synchronized:
+        remedy = "start a time service (systemd-timesyncd, chrony): logins and upload addresses need the right time"
+        return _failed("clock", f"it is {now}, but the clock is not synchronized", remedy)
+    return Finding(subject="clock", is_good=True, text=f"synchronized, it is {now}")
+
+
+def _disk(config: SpoolConfig) -> Finding:
+    """The spool's folder, or where it would be made."""
+    place = config.path
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        disk = Disk.of(place)
+        is_writable = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+    except OSError as error:
+        return _failed("spool", f"{place}: {error.strerror}", "choose another spool.path")
+    if not is_writable:
+        remedy = "run this as the user of the service, or give that user the folder"
+        return _failed("spool", f"{_shown(place, config)} cannot be written to", remedy)
+    short = shortage(config, disk, used_bytes=0, claimed_bytes=0, size_bytes=0, priority=Priority.NORMAL)
+    if short is not None:
+        return _failed(
+            "spool", f"no room in {place}: {short.text}", "free space, or make the limits in [spool] smaller"
+        )
+    text = f"{_shown(place, config)}, {disk.free_bytes / 1e9:.1f} GB are free"
+    return Finding(subject="spool", is_good=True, text=text)
+
+
+def _shown(place: Path, config: SpoolConfig) -> str:
+    return str(place) if place == config.path else f"{config.path} (to be made in {place})"
+
+
+def _failed(subject: str, text: str, remedy: str) -> Finding:
+    return Finding(subject=subject, is_good=False, text=text, remedy=remedy)
+
+
+class _NothingKnown:
+    """The ledger of a source that only looks: it remembers nothing, and has nothing to remember."""
+
+    async def known(self, source: str, after: bytes, limit: int) -> list[Known]:
+        return []
+
+    async def quarantine(self, source: str, origin: Origin, reason: str) -> None:
+        return
+
+    def forget(self, source: str, paths: Iterable[bytes]) -> None:
+        return
+
+    async def unshare(self, item_id: str) -> None:
+        return

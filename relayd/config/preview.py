@@ -1,0 +1,193 @@
+"""The dry run: what would become of a file or a message, by this configuration. Sends and stores nothing.
+
+Promises: rules and texts are worked out by the very code that the running relay uses. What is only known later (the
+item's id, what a receipt will say) is shown as `<…>`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from relayd import clock, destinations, mediatype, rules
+from relayd.config.sections import Config
+from relayd.config.words import plain, words_of
+from relayd.errors import RelaydError
+from relayd.model import JSON, Device, Item, Kind, Order
+from relayd.sources.name_pattern import NamePattern, captured_at
+from relayd.sources.topic import topic_matches
+from relayd.templates import did_you_mean
+
+ID_LATER = "<id>"
+BLOCK_BYTES = 1024 * 1024
+
+
+class CannotPreview(RelaydError):
+    """There is nothing to work out: no such file, no such source. Says what to write instead."""
+
+
+def item_of_file(config: Config, path: Path, source: str | None) -> Item:
+    """The item that the file would become. Raises CannotPreview."""
+    try:
+        with path.open("rb") as stream:
+            found = path.stat()
+            digests = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+            head = mediatype.read_head(stream.fileno())
+            while block := stream.read(BLOCK_BYTES):
+                for digest in digests:
+                    digest.update(block)
+    except OSError as error:
+        raise CannotPreview(f"cannot read {path}: {error.strerror}") from None
+    name = _source_of_file(config, path, source)
+    attributes = _attributes(config, name, path)
+    told = captured_at(attributes, None)
+    return Item(
+        id=ID_LATER,
+        source=name,
+        name=path.name,
+        kind=Kind.MEDIA,
+        content_type=mediatype.content_type(head, path.name),
+        size_bytes=found.st_size,
+        sha256=digests[0].hexdigest(),
+        md5=digests[1].hexdigest(),
+        captured_at=found.st_mtime if told is None else told,
+        accepted_at=clock.now(),
+        attributes=attributes,
+    )
+
+
+def item_of_message(config: Config, source: str | None, topic: str | None, payload: str) -> Item:
+    """The item that the message would become. Raises CannotPreview."""
+    content = payload.encode("utf-8", "surrogateescape")
+    now = clock.now()
+    return Item(
+        id=ID_LATER,
+        source=_source_of_message(config, source, topic),
+        name=topic or "message",
+        kind=Kind.MESSAGE,
+        content_type="application/json",
+        size_bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        md5=hashlib.md5(content, usedforsecurity=False).hexdigest(),
+        captured_at=now,
+        accepted_at=now,
+        payload=content,
+        topic=topic,
+    )
+
+
+def preview(config: Config, item: Item) -> dict[str, Any]:
+    """`{"item": {…}, "rules": [{name, matched, reason}], "deliveries": [{destination, type, action, priority, rule,
+    arguments, error, note, then: […]}]}`."""
+    device = config.device.as_device()
+    book = rules.compile_rules(config.rule)
+    seen = rules.context(item, device)
+    verdicts = book.explain(item, device)
+    return {
+        "item": seen["item"],
+        "payload": seen["payload"],
+        "rules": [
+            {"name": verdict.rule, "matched": verdict.is_match, "reason": verdict.reason, "trouble": verdict.is_trouble}
+            for verdict in verdicts
+        ],
+        "deliveries": [_delivery(config, order, item, device, None) for order in book.decide(item, device).orders],
+    }
+
+
+def _delivery(
+    config: Config, order: Order, item: Item, device: Device, receipt: Mapping[str, JSON] | None
+) -> dict[str, JSON]:
+    kind = config.destination[order.destination].type
+    models = destinations.models(kind)
+    arguments, error = _filled(order, models.actions[order.action], rules.context(item, device, receipt=receipt))
+    is_planned = destinations.is_planned(kind)
+    following = _Later({field: f"<receipt.{field}>" for field in models.receipt or ()})
+    return {
+        "destination": order.destination,
+        "type": kind,
+        "action": order.action,
+        "priority": order.priority.word,
+        "rule": order.rule,
+        "arguments": arguments,
+        "error": error,
+        "note": f"this version keeps deliveries to type {kind} and does not send them yet" if is_planned else None,
+        "then": [_delivery(config, follower, item, device, following) for follower in order.then],
+    }
+
+
+class _Later(dict[str, JSON]):
+    """A receipt that is not there yet: every field stands for itself."""
+
+    def __missing__(self, key: str) -> JSON:
+        return f"<receipt.{key}>"
+
+
+def _filled(
+    order: Order, model: type[pydantic.BaseModel], seen: Mapping[str, Any]
+) -> tuple[dict[str, JSON], str | None]:
+    """The arguments as they would be sent, or as they are written and why they cannot be filled in."""
+    try:
+        filled = dict(rules.render(order.arguments, seen))
+    except rules.TemplateError as error:
+        return dict(order.arguments), str(error)
+    try:
+        checked = model.model_validate(filled)
+    except pydantic.ValidationError as error:
+        faults = words_of(model, plain(filled), (), error)
+        return filled, "; ".join(f"{'.'.join(map(str, path))}: {text}" for path, text in faults)
+    return checked.model_dump(mode="json", by_alias=True, exclude_unset=True), None
+
+
+# --- which source it would come from
+
+
+def _source_of_file(config: Config, path: Path, wanted: str | None) -> str:
+    folders = [name for name, source in config.source.items() if source.type == "folder"]
+    if wanted is not None:
+        return _named(config, wanted)
+    place = path.resolve()
+    within = [name for name in folders if place.is_relative_to(_folder(config, name))]
+    if len(within) == 1 or (not within and len(folders) == 1):
+        return (within or folders)[0]
+    known = ", ".join(folders) or "none is configured"
+    raise CannotPreview(f"{path} is in no drop folder: say with --source which one it would come from ({known})")
+
+
+def _source_of_message(config: Config, wanted: str | None, topic: str | None) -> str:
+    if wanted is not None:
+        return _named(config, wanted)
+    fitting = [
+        name
+        for name, source in config.source.items()
+        if source.type == "mqtt" and any(topic_matches(topic or "", one) for one in getattr(source, "topics", ()))
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise CannotPreview(f"several sources take topic {topic}: say with --source which one ({', '.join(fitting)})")
+    raise CannotPreview(f"no source takes topic {topic}: add it to the topics of one, or name one with --source")
+
+
+def _named(config: Config, name: str) -> str:
+    if name not in (*config.source, rules.OWN_HEALTH):
+        raise CannotPreview(f'there is no source "{name}"{did_you_mean(name, config.source)}')
+    return name
+
+
+def _attributes(config: Config, name: str, path: Path) -> dict[str, str]:
+    """What the source's pattern reads from the file's name."""
+    source = config.source.get(name)
+    pattern = getattr(source, "name_pattern", None)
+    if not isinstance(pattern, str):
+        return {}
+    folder, place = _folder(config, name), path.resolve()
+    shown = place.relative_to(folder).as_posix() if place.is_relative_to(folder) else path.name
+    return NamePattern(pattern).match(shown) or {}
+
+
+def _folder(config: Config, name: str) -> Path:
+    return Path(str(getattr(config.source[name], "path", ""))).resolve()
