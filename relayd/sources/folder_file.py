@@ -6,6 +6,7 @@ is the very file that was taken and no writer has come back to it.
 
 from __future__ import annotations
 
+import datetime
 import enum
 import errno
 import os
@@ -15,7 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from relayd import files, mediatype
-from relayd.model import OpenFile, Origin
+from relayd.model import Capture, Kind, OpenFile, Origin
+from relayd.sources.name_pattern import NamePattern, captured_at
 
 HARD_LINKED = "it has a second name (a hard link): remove the other one, or copy the file instead of linking it"
 UNREADABLE = "it cannot be read: give the service read permission on it"
@@ -36,6 +38,31 @@ class Ready:
     file: OpenFile
     content_type: str
     is_leased: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Naming:
+    """What the names of a source's files tell."""
+
+    source: str
+    pattern: NamePattern | None
+    zone: datetime.tzinfo | None
+
+    def capture(self, ready: Ready) -> Capture:
+        """What goes to the intake. The time of capture is the one in the path, else that of the last write."""
+        origin = ready.file.origin
+        path = files.text_of(origin.path)
+        attributes = (self.pattern.match(path) if self.pattern else None) or {}
+        told = captured_at(attributes, self.zone)
+        return Capture(
+            source=self.source,
+            name=path.rpartition("/")[2],
+            kind=Kind.MEDIA,
+            content_type=ready.content_type,
+            captured_at=origin.mtime_ns / 1e9 if told is None else told,
+            file=ready.file,
+            attributes=attributes,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +188,18 @@ class FileDesk:
                 os.unlink(name, dir_fd=parent_fd)
         except (FileNotFoundError, NotADirectoryError):
             return Left.REMOVED, False
-        has_come_back = taken.is_leased and not files.lease_is_whole(descriptor)
-        return Left.REMOVED, has_come_back or os.fstat(descriptor).st_nlink > 1
+        if taken.is_leased and not files.lease_is_whole(descriptor):
+            return self._put_back(path, descriptor), True
+        return Left.REMOVED, os.fstat(descriptor).st_nlink > 1
+
+    def _put_back(self, path: bytes, descriptor: int) -> Left:
+        """A writer opened the file in the moment before its name went: give the name back, for what it will write."""
+        try:
+            with files.parent_of(self.folder_fd, path) as (parent_fd, name):
+                os.link(f"/proc/self/fd/{descriptor}", name, dst_dir_fd=parent_fd, follow_symlinks=True)
+        except OSError:
+            return Left.REMOVED  # the name is taken anew, or nothing else holds the content: it cannot be had back
+        return Left.RETURNED
 
     def remove_known(self, origin: Origin) -> Left:
         """The same for a file that was accepted before a crash, or that could not be removed then."""
@@ -184,6 +221,15 @@ class FileDesk:
 def is_same_content(origin: Origin, found: os.stat_result) -> bool:
     """As `files.is_same`, but for the device: its number may be another one after each mount."""
     return (origin.inode, origin.size_bytes, origin.mtime_ns) == (found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def removal_remedy(error: OSError) -> str:
+    """Taken, but still there: why, and what to do."""
+    if error.errno == errno.EROFS:
+        return "taken files cannot be removed, the folder is mounted read-only: mount it writable or set keep_originals"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "taken files cannot be removed: give the service write permission on the folder, or set keep_originals"
+    return f"taken files cannot be removed: {error.strerror or error}"
 
 
 def _later(origin: Origin, quiet: Origin | None, reason: str) -> Look:

@@ -144,7 +144,7 @@ class Audit:
     stuck: OSError | None = None
 
 
-def audit(rows: Sequence[Known], scanner: Scanner, desk: FileDesk, *, may_remove: bool) -> Audit:
+def audit(rows: Sequence[Known], scanner: Scanner, desk: FileDesk, may_remove: bool) -> Audit:
     """Compare what the ledger knows with what is there, and remove what was accepted already."""
     result = Audit()
     bare_device = _bare_device(scanner.folder_fd)

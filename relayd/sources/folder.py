@@ -1,0 +1,123 @@
+"""A drop folder as a source: files that cameras write, FTP servers receive, or people put there.
+
+Promises: the scan (at start, every `rescan`, and after lost hints) is the truth, inotify and polling only hint. A
+folder that is missing, unmounted or replaced is a fault of the source that mends itself. Nothing that is known to be
+unfinished or cut off, and nothing that is not a plain file of the folder's own, is taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
+
+from relayd import clock
+from relayd.model import Finding
+from relayd.sources import folder_findings
+from relayd.sources.base import Ledger, Put, Source, SourceConfig, SourceView
+from relayd.sources.faults import Faults
+from relayd.sources.folder_config import FolderConfig
+from relayd.sources.folder_pickup import lookup
+from relayd.sources.folder_visit import Visit
+from relayd.sources.path_filter import PathFilter, is_unfinished
+
+REOPEN_SECONDS = 1.0
+THREADS = 4
+
+
+class FolderSource(Source):
+    """One drop folder. `run` opens it again and again; all that concerns it while it is open is a `Visit`."""
+
+    Config: ClassVar[type[SourceConfig]] = FolderConfig
+
+    def __init__(self, name: str, config: FolderConfig, ledger: Ledger) -> None:
+        self.name = name
+        self._config = config
+        self._ledger = ledger
+        self._faults = Faults(name)
+        self._visit: Visit | None = None
+        self._last_at: float | None = None
+        self._heard_at = clock.monotonic()
+
+    async def run(self, put: Put) -> None:
+        self._heard_at = clock.monotonic()
+        pool = ThreadPoolExecutor(THREADS, thread_name_prefix=f"source-{self.name}")
+        try:
+            while True:
+                await self._visit_once(put, pool)
+                await asyncio.sleep(REOPEN_SECONDS)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _visit_once(self, put: Put, pool: ThreadPoolExecutor) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            folder_fd = await loop.run_in_executor(pool, folder_findings.open_folder, self._config)
+        except OSError as error:
+            self._faults.set("folder", folder_findings.in_words(self._config.path, error))
+            return
+        self._visit = Visit(self.name, self._config, self._ledger, folder_fd, self._faults, self._on_accepted)
+        try:
+            reason = await self._visit.stay(put, pool)
+        finally:
+            self._visit = None
+            os.close(folder_fd)
+        self._faults.set("folder", reason)
+
+    def _on_accepted(self) -> None:
+        self._last_at = clock.now()
+        self._heard_at = clock.monotonic()
+
+    def view(self) -> SourceView:
+        silent_seconds = clock.monotonic() - self._heard_at
+        expected_seconds = self._config.expect_every
+        if self._faults.reason:
+            return SourceView(state="fault", reason=self._faults.reason, last_at=self._last_at)
+        if self._visit is not None and self._visit.is_full:
+            reason = "the spool is full: files stay in their folder until there is room"
+            return SourceView(state="waiting", reason=reason, last_at=self._last_at)
+        if expected_seconds is not None and silent_seconds > expected_seconds:
+            reason = f"no file for {silent_seconds:.0f} s, expected one every {expected_seconds:.0f} s"
+            return SourceView(state="fault", reason=reason, last_at=self._last_at)
+        if self._visit is None:
+            return SourceView(state="waiting", reason="it is being opened", last_at=self._last_at)
+        return SourceView(state="ok", reason="", last_at=self._last_at)
+
+    async def check(self) -> list[Finding]:
+        return await asyncio.to_thread(folder_findings.findings, self.name, self._config)
+
+    def path_within(self, path: str) -> bytes | None:
+        folder = os.fsencode(os.path.normpath(self._config.path))
+        for candidate in (os.path.normpath(path), os.path.realpath(path)):
+            raw = os.fsencode(candidate)
+            for root in (folder, os.path.realpath(folder)):
+                if raw.startswith(root.rstrip(b"/") + b"/"):
+                    return raw[len(root.rstrip(b"/")) + 1 :]
+        return None
+
+    async def why(self, path: str) -> str | None:
+        inside = self.path_within(path)
+        if inside is None:
+            return None
+        row = await lookup(self._ledger, self.name, inside)
+        if row is not None and row.reason is not None:
+            return f"It is in quarantine and stays where it is: {row.reason}."
+        if row is not None:
+            return f"It was taken as item {row.item_id} and is still in the folder. {self._faults.reason}".strip()
+        return self._why_not_taken(inside)
+
+    def _why_not_taken(self, inside: bytes) -> str:
+        wanted = PathFilter(self._config.include, self._config.exclude)
+        if is_unfinished(inside.rpartition(b"/")[2]):
+            return "Its name is one that writers use for hidden or unfinished files: such are never taken."
+        if b"/" in inside and not self._config.recursive:
+            return f"It is in a sub-folder, and source {self.name} has recursive = false."
+        if not wanted.wants(inside):
+            return f"It does not match include and exclude of source {self.name}."
+        if self._faults.reason:
+            return f"Source {self.name} is at fault: {self._faults.reason}."
+        reason = None if self._visit is None else self._visit.reason_for(inside)
+        if reason is not None:
+            return f"It is not taken yet: {reason}."
+        return f"Source {self.name} has not seen it: it looks again every {self._config.rescan:.0f} s."

@@ -1,0 +1,85 @@
+"""What can be written in the section of a drop folder."""
+
+from __future__ import annotations
+
+import datetime
+import zoneinfo
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from relayd.fields import Duration, Size, written
+from relayd.sources.base import SourceConfig
+from relayd.sources.name_pattern import NamePattern
+
+
+class FolderConfig(SourceConfig):
+    """`[source.NAME]` with `type = "folder"`: a folder whose files become items."""
+
+    type: Literal["folder"]
+    """Always `folder`."""
+    path: Annotated[Path, Field(examples=["/srv/cameras/front"])]
+    """Absolute path of the folder. The service needs write permission on it, to remove what it has taken."""
+    include: Annotated[tuple[str, ...], Field(examples=[["*.jpg", "*.mp4"]])] = ()
+    """Only files that match one of these globs (upper and lower case are the same); empty: all. Hidden and unfinished
+    files (`.part`, `.tmp`, `~` and the like) are never taken."""
+    exclude: Annotated[tuple[str, ...], Field(examples=[["*_thumb.jpg", "test/**"]])] = ()
+    """Not these, even if included. A glob with a `/` is matched with the path below the folder."""
+    recursive: bool = False
+    """Also the files of sub-folders. The sub-folders themselves stay."""
+    settle: Duration = written("2s", gt=0)
+    """How long size and time of a file must stay the same, where nothing proves that its writer is done."""
+    trust_close: bool = True
+    """Take a file as soon as its writer has closed it. Turn it off for writers that close a file and go on later."""
+    rescan: Duration = written("30s", ge=1)
+    """How often the folder is listed, whatever the kernel tells."""
+    watch: Literal["auto", "inotify", "poll"] = "auto"
+    """How changes are noticed: `inotify` for local folders, `poll` for network mounts; `auto` finds out."""
+    poll_every: Duration = written("5s", gt=0)
+    """How often a polled folder is looked at; there a file must be the same for two looks, and for `settle`."""
+    name_pattern: Annotated[str | None, Field(examples=["{camera}_{time}.jpg", "{camera}/{date}/{name}"])] = None
+    """What file names tell: each `{field}` becomes an attribute of the item. `{time}`, or `{date}` and `{time}`, is the
+    time of capture if it reads like one. With a `/` it is matched with the path below the folder."""
+    time_zone: Annotated[str, Field(examples=["UTC", "Europe/Copenhagen"])] = "local"
+    """The zone of times in file names that name none: `local` is the one of this machine."""
+    max_file_size: Size = written("4GiB", gt=0)
+    """Bigger files go to quarantine."""
+    concurrency: int = Field(default=16, ge=1, le=64)
+    """How many files may be on their way into the spool at once."""
+    hard_link: bool = True
+    """Share the file with the spool where that is safe and possible, instead of copying it."""
+    keep_originals: bool = False
+    """Leave the files where they are (a read-only card, an archive); each is taken once while it stays the same."""
+    must_be_mounted: bool = False
+    """The folder is a mount point: as long as nothing is mounted there, that is a fault."""
+
+    @field_validator("path")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        if not path.is_absolute():
+            raise ValueError(f'write an absolute path, for example "/srv/{path}"')
+        return path
+
+    @field_validator("name_pattern")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            NamePattern(pattern)
+        return pattern
+
+    @field_validator("time_zone")
+    @classmethod
+    def _exists(cls, name: str) -> str:
+        zone_of(name)
+        return name
+
+
+def zone_of(name: str) -> datetime.tzinfo | None:
+    """The zone of a `time_zone`; None is the machine's own. Raises ValueError."""
+    if name == "local":
+        return None
+    try:
+        return zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, OSError):
+        raise ValueError(f'no time zone {name!r}, write "local", "UTC" or a name like "Europe/Copenhagen"') from None

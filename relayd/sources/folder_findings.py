@@ -1,0 +1,98 @@
+"""Whether a drop folder can be used at all: said to the technician before, and when it stops being so."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from relayd.files import printable
+from relayd.model import Finding
+from relayd.sources.folder_config import FolderConfig
+from relayd.sources.folder_watch import InotifyWatch, network_type, remedy_for
+
+NOT_MOUNTED = "nothing is mounted there"
+
+
+def open_folder(config: FolderConfig) -> int:
+    """The folder's own descriptor: everything below it is reached through this one. Raises OSError."""
+    descriptor = os.open(config.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    if config.must_be_mounted and not os.path.ismount(config.path):
+        os.close(descriptor)
+        raise OSError(errno.ENODEV, NOT_MOUNTED)
+    return descriptor
+
+
+def whats_wrong(config: FolderConfig, folder_fd: int) -> str | None:
+    """Why this descriptor no longer is the folder of the configuration, in words; None if it is."""
+    try:
+        found = config.path.stat()
+    except OSError as error:
+        return in_words(config.path, error)
+    opened = os.fstat(folder_fd)
+    if (found.st_dev, found.st_ino) != (opened.st_dev, opened.st_ino):
+        return f"{printable(str(config.path))} is another folder now"
+    if config.must_be_mounted and not os.path.ismount(config.path):
+        return in_words(config.path, OSError(errno.ENODEV, NOT_MOUNTED))
+    return None
+
+
+def in_words(path: Path, error: OSError) -> str:
+    """Why the folder cannot be used."""
+    name = printable(str(path))
+    if error.errno == errno.ENOENT:
+        return f"the folder {name} does not exist (not mounted?)"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"the folder {name} cannot be read: give the service permission on it"
+    return f"the folder {name} cannot be used: {error.strerror or error}"
+
+
+def findings(source: str, config: FolderConfig) -> list[Finding]:
+    """For `check --online`."""
+    subject = f"source {source}"
+    try:
+        folder_fd = open_folder(config)
+    except OSError as error:
+        text = in_words(config.path, error)
+        remedy = f"create it, or correct path in [source.{source}]" if error.errno == errno.ENOENT else ""
+        return [Finding(subject=subject, is_good=False, text=text, remedy=remedy)]
+    try:
+        return [*_rights(subject, config), _watching(subject, config, folder_fd)]
+    finally:
+        os.close(folder_fd)
+
+
+def _rights(subject: str, config: FolderConfig) -> list[Finding]:
+    name = printable(str(config.path))
+    if not os.access(config.path, os.R_OK | os.X_OK, effective_ids=True):
+        remedy = "give the service's user read and execute permission on it"
+        return [Finding(subject=subject, is_good=False, text=f"{name} cannot be listed", remedy=remedy)]
+    if config.keep_originals:
+        return [Finding(subject=subject, is_good=True, text=f"{name} can be read; originals stay")]
+    found = config.path.stat()
+    if not os.access(config.path, os.W_OK, effective_ids=True):
+        remedy = "give the service's user write permission on it, or set keep_originals = true"
+        text = f"{name} cannot be written: files would be taken, but not removed"
+        return [Finding(subject=subject, is_good=False, text=text, remedy=remedy)]
+    if found.st_mode & stat.S_ISVTX and os.geteuid() not in (0, found.st_uid):
+        remedy = "take the sticky bit away (chmod -t), or set keep_originals = true"
+        text = f"{name} has the sticky bit: files of other users would be taken, but not removed"
+        return [Finding(subject=subject, is_good=False, text=text, remedy=remedy)]
+    return [Finding(subject=subject, is_good=True, text=f"{name} can be read and written")]
+
+
+def _watching(subject: str, config: FolderConfig, folder_fd: int) -> Finding:
+    kind = network_type(folder_fd)
+    if config.watch == "poll" or (config.watch == "auto" and kind is not None):
+        why = f"it is a {kind} mount" if kind else "as configured"
+        return Finding(subject=subject, is_good=True, text=f"polled every {config.poll_every:g} s: {why}")
+    if kind is not None:
+        text = f"watched by inotify, but on a {kind} mount it does not tell what other machines write"
+        return Finding(subject=subject, is_good=False, text=text, remedy='write watch = "auto"')
+    try:
+        InotifyWatch(folder_fd, is_recursive=False).close()
+    except OSError as error:
+        text = f"changes are noticed only every {config.rescan:g} s"
+        return Finding(subject=subject, is_good=False, text=text, remedy=remedy_for(error))
+    return Finding(subject=subject, is_good=True, text="watched by inotify")

@@ -1,0 +1,253 @@
+"""Taking files out of an open drop folder: look, hand over, and clear away.
+
+Promises: a file is removed after `put` has returned, never before, and never if a writer came back to it. Once begun, a
+hand-over ends even if we are told to stop. What the ledger knows is never handed over again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from relayd import files
+from relayd.errors import Quarantined, RelaydError, SpoolError, SpoolFull, Unsettled
+from relayd.model import Item, Origin
+from relayd.sources.base import Known, Ledger, Put
+from relayd.sources.faults import Faults
+from relayd.sources.folder_backlog import MOST_NAMES, Backlog
+from relayd.sources.folder_file import (
+    HARD_LINKED,
+    Busy,
+    FileDesk,
+    Left,
+    Look,
+    Naming,
+    Ready,
+    Refused,
+    Waiting,
+    removal_remedy,
+)
+from relayd.sources.folder_scan import Audit, Scanner, Wish, key_of
+
+log = logging.getLogger("relayd.sources")
+
+T = TypeVar("T")
+MOST_GONE = 1024
+RETRY_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """How long to wait, how many at once, and whether originals stay."""
+
+    quiet_seconds: float
+    concurrency: int
+    keep_originals: bool
+
+
+class Pickup:
+    """Lives as long as its folder stays open. `known` holds the `key_of` of files that need no look."""
+
+    def __init__(
+        self,
+        *,
+        naming: Naming,
+        terms: Terms,
+        ledger: Ledger,
+        desk: FileDesk,
+        scanner: Scanner,
+        put: Put,
+        pool: Executor,
+        faults: Faults,
+        tasks: asyncio.TaskGroup,
+        hungry: Callable[[], None],
+        accepted: Callable[[], None],
+    ) -> None:
+        self._naming = naming
+        self._terms = terms
+        self._ledger = ledger
+        self._desk = desk
+        self._scanner = scanner
+        self._put = put
+        self._pool = pool
+        self._faults = faults
+        self._tasks = tasks
+        self._accepted = accepted
+        self._gone: set[bytes] = set()
+        self._failing: set[bytes] = set()
+        self.known: set[int] = set()
+        self.backlog = Backlog(
+            concurrency=terms.concurrency, quiet_seconds=terms.quiet_seconds, start=self._start, hungry=hungry
+        )
+
+    def wish(self, enter: Callable[[int, bytes], None]) -> Wish:
+        """What the next scan should look for."""
+        held = self.backlog.held()
+        return Wish(known=self.known, skip=held, limit=max(0, MOST_NAMES - len(held)), enter=enter)
+
+    def apply(self, audit: Audit) -> None:
+        """What became of files that the ledger knows."""
+        self.known.update(key_of(origin) for origin in audit.same)
+        self.known.difference_update(key_of(origin) for origin in (*audit.changed, *audit.gone))
+        self._gone.update(origin.path for origin in audit.gone if not self.backlog.is_busy(origin.path))
+
+    async def flush(self) -> None:
+        """Let the ledger forget what is gone, once that is durable: else a power cut could bring it back unknown."""
+        paths = tuple(self._gone)
+        if not paths:
+            return
+        try:
+            await self._thread(self._scanner.sync, paths)
+        except OSError as error:
+            self.cannot_remove(error)
+            return
+        forgotten = self._gone.intersection(paths)  # one that was taken meanwhile is known anew
+        self._gone -= forgotten
+        self._ledger.forget(self._naming.source, forgotten)
+
+    def cannot_remove(self, error: OSError) -> None:
+        """Files that were taken are still there; they are not taken twice, but somebody must act."""
+        self._faults.set("removal", removal_remedy(error))
+
+    def _start(self, path: bytes) -> None:
+        self._tasks.create_task(self._take(path), name="take a file")
+
+    async def _take(self, path: bytes) -> None:
+        try:
+            await _finished(self._look_and_act(path))
+        except BaseException:
+            self.backlog.stop()  # we are told to end, or must
+            raise
+        finally:
+            self.backlog.done(path)
+
+    async def _look_and_act(self, path: bytes) -> None:
+        try:
+            look = await self._look(path)
+        except OSError as error:
+            self._failed(path, error)
+            return
+        self._no_longer_failing(path)
+        if isinstance(look, Ready):
+            self.backlog.unpark(path)
+            try:
+                await self._accept(look)
+            finally:
+                os.close(look.file.descriptor)
+        elif isinstance(look, Waiting):
+            self.backlog.wait_until_quiet(look.origin, look.reason or "it is not yet certain that its writer is done")
+        elif isinstance(look, Refused):
+            await self._quarantine(look)
+        elif look is Busy.WRITER:
+            self.backlog.park(path, RETRY_SECONDS, "a program still has it open for writing")
+        else:
+            self.backlog.unpark(path)
+
+    async def _look(self, path: bytes) -> Look:
+        quiet = self.backlog.quiet(path)
+        look = await self._thread(self._desk.look, path, quiet, False)
+        if isinstance(look, Waiting | Refused) and look.reason == HARD_LINKED and await self._is_own_link(look.origin):
+            return await self._thread(self._desk.look, path, quiet, True)
+        return look
+
+    async def _is_own_link(self, origin: Origin) -> bool:
+        """A crash came between commit and removal, and a writer came back to the file before we did."""
+        row = await lookup(self._ledger, self._naming.source, origin.path)
+        return row is not None and row.item_id is not None and row.origin.inode == origin.inode
+
+    async def _accept(self, ready: Ready) -> None:
+        origin = ready.file.origin
+        self._gone.discard(origin.path)
+        try:
+            item = await self._put(self._naming.capture(ready))
+        except SpoolFull:
+            self.backlog.wait_for_room(origin.path)
+        except Unsettled:
+            self.backlog.park(origin.path, self._terms.quiet_seconds, "it is being written to")
+        except Quarantined as error:
+            await self._quarantine(Refused(origin, str(error)))
+        except (SpoolError, OSError) as error:
+            self._failed(origin.path, error)
+        else:
+            self.backlog.has_room()
+            self._accepted()
+            await self._clear_away(ready, item)
+
+    async def _clear_away(self, ready: Ready, item: Item) -> None:
+        origin = ready.file.origin
+        if self._terms.keep_originals:
+            self.known.add(key_of(origin))
+            return
+        try:
+            left, is_in_danger = await self._thread(self._desk.remove, ready)
+        except OSError as error:
+            self.known.add(key_of(origin))
+            self.cannot_remove(error)
+            return
+        if is_in_danger and ready.file.is_finished:
+            await self._unshare(item)
+        if left is Left.REMOVED:
+            self.known.discard(key_of(origin))
+            self._gone.add(origin.path)
+        elif left is Left.REPLACED:
+            self.backlog.offer(origin.path)
+        else:
+            self.backlog.park(origin.path, self._terms.quiet_seconds, "a writer came back to it")
+        if len(self._gone) >= MOST_GONE:
+            await self.flush()
+
+    async def _unshare(self, item: Item) -> None:
+        try:
+            await self._ledger.unshare(item.id)
+        except (RelaydError, OSError) as error:
+            log.error("source %s: item %s may be altered by its writer: %s", self._naming.source, item.id, error)
+
+    async def _quarantine(self, refused: Refused) -> None:
+        origin = refused.origin
+        self.backlog.unpark(origin.path)
+        self._gone.discard(origin.path)
+        await self._ledger.quarantine(self._naming.source, origin, refused.reason)
+        if key_of(origin) not in self.known:
+            self.known.add(key_of(origin))
+            name = files.printable(origin.path)
+            log.warning("source %s: %s goes to quarantine: %s", self._naming.source, name, refused.reason)
+
+    def _failed(self, path: bytes, error: Exception) -> None:
+        """The disk, the network or the spool: try again after a while, and let the others go on."""
+        reason = getattr(error, "strerror", None) or error
+        self._failing.add(path)
+        self._faults.set("taking", f"cannot take {files.printable(path)}: {reason}")
+        self.backlog.park(path, RETRY_SECONDS, f"it could not be taken: {reason}")
+
+    def _no_longer_failing(self, path: bytes) -> None:
+        if path in self._failing:
+            self._failing.discard(path)
+            if not self._failing:
+                self._faults.clear("taking")
+
+    async def _thread(self, do: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, functools.partial(do, *args))
+
+
+async def lookup(ledger: Ledger, source: str, path: bytes) -> Known | None:
+    """What the ledger knows of exactly this path."""
+    after = path[:-1] + bytes([path[-1] - 1]) + b"\xff" * 255 if path[-1:] > b"\0" else path[:-1]
+    rows = await ledger.known(source, after, 1)
+    return rows[0] if rows and rows[0].origin.path == path else None
+
+
+async def _finished(work: Coroutine[Any, Any, None]) -> None:
+    """Await it to its end, even when cancelled: a thread may be at work on its descriptor."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        task.result()
+        raise

@@ -1,0 +1,205 @@
+"""One stay at an open drop folder: hints and scans, until the folder is no longer the one that was opened.
+
+Promises: never returns before every hand-over that was begun has ended, so its descriptor can be closed then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any, TypeVar
+
+from relayd.files import printable
+from relayd.sources import folder_findings
+from relayd.sources.base import Ledger, Put
+from relayd.sources.faults import Faults
+from relayd.sources.folder_config import FolderConfig, zone_of
+from relayd.sources.folder_file import FileDesk, Naming
+from relayd.sources.folder_pickup import Pickup, Terms
+from relayd.sources.folder_scan import Scan, Scanner, audit
+from relayd.sources.folder_watch import Change, InotifyWatch, PollWatch, Watch, network_type, remedy_for
+from relayd.sources.name_pattern import NamePattern
+from relayd.sources.path_filter import PathFilter
+
+log = logging.getLogger("relayd.sources")
+
+T = TypeVar("T")
+AUDITED_AT_ONCE = 500
+AUDITED_PER_SCAN = 5000
+SHORTEST_GAP_SECONDS = 0.05
+
+
+class Visit:
+    """Built for one descriptor of the folder; `stay` is called once."""
+
+    def __init__(
+        self,
+        name: str,
+        config: FolderConfig,
+        ledger: Ledger,
+        folder_fd: int,
+        faults: Faults,
+        accepted: Callable[[], None],
+    ) -> None:
+        self._name = name
+        self._config = config
+        self._ledger = ledger
+        self._folder_fd = folder_fd
+        self._faults = faults
+        self._accepted = accepted
+        self._wake = asyncio.Event()
+        self._is_thorough = True
+        self._audited_until = b""
+        self._pickup: Pickup | None = None
+        self._scanner = Scanner(
+            folder_fd=folder_fd,
+            wanted=PathFilter(config.include, config.exclude),
+            is_recursive=config.recursive,
+        )
+
+    @property
+    def is_full(self) -> bool:
+        """Whether files wait for room in the spool."""
+        return self._pickup is not None and self._pickup.backlog.is_full
+
+    def reason_for(self, path: bytes) -> str | None:
+        """Why this file is not taken yet, if it is being dealt with."""
+        return None if self._pickup is None else self._pickup.backlog.reason_for(path)
+
+    async def stay(self, put: Put, pool: Executor) -> str:
+        """Take files until the folder is lost; returns why, in words."""
+        watch, is_local = await self._thread(pool, self._choose_watch)
+        self._desk = FileDesk(
+            folder_fd=self._folder_fd,
+            max_file_size=self._config.max_file_size,
+            trust_leases=is_local,
+            trust_close=self._config.trust_close,
+            hard_link=self._config.hard_link and not self._config.keep_originals,
+        )
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._pickup = pickup = self._open_pickup(put, pool, tasks, is_local=is_local)
+                following = None if watch is None else tasks.create_task(self._follow(watch, pickup), name="hints")
+                try:
+                    return await self._scan_until_lost(pickup, pool, watch)
+                finally:
+                    pickup.backlog.stop()
+                    if following is not None:
+                        following.cancel()
+        finally:
+            if watch is not None:
+                watch.close()
+
+    def _open_pickup(self, put: Put, pool: Executor, tasks: asyncio.TaskGroup, *, is_local: bool) -> Pickup:
+        config = self._config
+        pattern = None if config.name_pattern is None else NamePattern(config.name_pattern)
+        quiet_seconds = config.settle if is_local else max(config.settle, 2 * config.poll_every)
+        return Pickup(
+            naming=Naming(source=self._name, pattern=pattern, zone=zone_of(config.time_zone)),
+            terms=Terms(
+                quiet_seconds=quiet_seconds, concurrency=config.concurrency, keep_originals=config.keep_originals
+            ),
+            ledger=self._ledger,
+            desk=self._desk,
+            scanner=self._scanner,
+            put=put,
+            pool=pool,
+            faults=self._faults,
+            tasks=tasks,
+            hungry=self._wake.set,
+            accepted=self._accepted,
+        )
+
+    def _choose_watch(self) -> tuple[Watch | None, bool]:
+        """How hints come, and whether leases tell of every writer."""
+        kind = network_type(self._folder_fd)
+        how, path = self._config.watch, printable(str(self._config.path))
+        if how == "poll" or (how == "auto" and kind is not None):
+            log.info("source %s: %s is polled (%s)", self._name, path, kind or "as configured")
+            return PollWatch(os.fspath(self._config.path), self._config.poll_every), False
+        try:
+            watch = InotifyWatch(self._folder_fd, is_recursive=self._config.recursive)
+        except OSError as error:
+            log.warning("source %s: %s; it is only listed now and then", self._name, remedy_for(error))
+            return None, kind is None
+        log.info("source %s: %s is watched by inotify", self._name, path)
+        return watch, kind is None
+
+    async def _follow(self, watch: Watch, pickup: Pickup) -> None:
+        wanted = self._scanner.wanted
+        async for hint in watch.hints():
+            if isinstance(hint, bytes):
+                if wanted.wants(hint):
+                    pickup.backlog.offer(hint)
+                continue
+            if hint is Change.LOST:
+                log.info("source %s: more changes at once than the kernel tells of: looking at all files", self._name)
+                self._is_thorough = True
+            self._wake.set()
+
+    async def _scan_until_lost(self, pickup: Pickup, pool: Executor, watch: Watch | None) -> str:
+        while True:
+            self._wake.clear()
+            try:
+                reason = await self._thread(pool, folder_findings.whats_wrong, self._config, self._folder_fd)
+                if reason is not None:
+                    return reason
+                await self._scan(pickup, pool, watch)
+            except OSError as error:
+                return folder_findings.in_words(self._config.path, error)
+            await asyncio.sleep(SHORTEST_GAP_SECONDS)
+            try:
+                async with asyncio.timeout(self._config.rescan):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _scan(self, pickup: Pickup, pool: Executor, watch: Watch | None) -> None:
+        """Compare what the ledger knows with what is there, then look for what it does not know."""
+        is_thorough, self._is_thorough = self._is_thorough, False
+        await self._audit(pickup, pool, is_thorough=is_thorough)
+        await pickup.flush()
+        self._faults.clear("folder")
+        wish = pickup.wish(_enter_nothing if watch is None else watch.enter)
+        if wish.limit == 0 and not self._config.recursive:
+            return
+        scan: Scan = await self._thread(pool, self._scanner.scan, wish)
+        if watch is not None:
+            watch.keep(scan.folders)
+            scan.troubles += filter(None, [watch.trouble])
+        if scan.troubles:
+            self._faults.set("sub-folders", "; ".join(scan.troubles))
+        else:
+            self._faults.clear("sub-folders")
+        pickup.backlog.offer_all(scan.paths, has_more=scan.has_more)
+
+    async def _audit(self, pickup: Pickup, pool: Executor, *, is_thorough: bool) -> None:
+        """All of the ledger's entries if `is_thorough`, else some, going on where the last call stopped."""
+        if is_thorough:
+            self._audited_until = b""
+        began_at, budget, stuck = self._audited_until, AUDITED_PER_SCAN, None
+        while is_thorough or budget > 0:
+            rows = await self._ledger.known(self._name, self._audited_until, AUDITED_AT_ONCE)
+            may_remove = not self._config.keep_originals
+            result = await self._thread(pool, audit, rows, self._scanner, self._desk, may_remove)
+            pickup.apply(result)
+            stuck = result.stuck or stuck
+            budget -= AUDITED_AT_ONCE
+            self._audited_until = rows[-1].origin.path if len(rows) == AUDITED_AT_ONCE else b""
+            if not self._audited_until:
+                break
+        if stuck is not None:
+            pickup.cannot_remove(stuck)
+        elif not began_at and not self._audited_until:
+            self._faults.clear("removal")
+
+    async def _thread(self, pool: Executor, do: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(pool, functools.partial(do, *args))
+
+
+def _enter_nothing(folder_fd: int, path: bytes) -> None:
+    """Nobody watches sub-folders: they are listed with the others."""
