@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from relayd import clock
 from relayd.errors import TryAgain, Unavailable
+from relayd.files import printable
 from relayd.model import JSON
 
 LONGEST_RETRY_AFTER_SECONDS = 86400.0
@@ -107,7 +108,7 @@ def parse_date(text: str) -> float | None:
 
 def scrubbed(text: str, limit: int = 200) -> str:
     """A stranger's text for a reason: one line, printable ASCII, bounded, nothing that may be a secret."""
-    line = " ".join(text[: 4 * limit].split())
+    line = printable(" ".join(text[: 4 * limit].split()))
     return _TOKENLIKE.sub("…", line.encode("ascii", "backslashreplace").decode())[:limit]
 
 

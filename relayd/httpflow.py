@@ -87,10 +87,10 @@ class Flow:
     def standstill(self, place: str) -> DeliveryError:
         """The deadline passed: in words."""
         if self._is_answered:
-            return TryAgain(f"{place}: the answer did not end within {self._config.answer_timeout:.0f} s")
+            return TryAgain(f"{place}: the answer did not end within {self._config.answer_timeout:g} s")
         if self.is_sent and self._unacknowledged() == 0:
-            return TryAgain(f"{place} gave no answer within {self._config.answer_timeout:.0f} s")
-        return TryAgain(f"{place}: not one byte moved for {self._config.stall_timeout:.0f} s")
+            return TryAgain(f"{place} gave no answer within {self._config.answer_timeout:g} s")
+        return TryAgain(f"{place}: not one byte moved for {self._config.stall_timeout:g} s")
 
     def _look(self) -> None:
         buffered = 0 if self._transport is None else self._transport.get_write_buffer_size()

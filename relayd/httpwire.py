@@ -179,7 +179,7 @@ class Wire:
         if flow.refusal:
             return f"{place}: {flow.refusal}: a captive portal, or an on-site server (then set upload_private = true)"
         if isinstance(error, TimeoutError):
-            return f"{place}: no connection within {self._config.connect_timeout:.0f} s"
+            return f"{place}: no connection within {self._config.connect_timeout:g} s"
         if isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError)):
             return f"{place}: {'; '.join(tls.words(_tls_cause(error)))}"
         if isinstance(error, aiohttp.ClientConnectorDNSError):
@@ -207,5 +207,8 @@ def _tls_cause(error: Exception) -> Exception:
 
 
 def _os_words(error: Exception) -> str:
+    cause = getattr(error, "os_error", None)
+    if isinstance(cause, ConnectionError) and cause.errno is None:
+        return "hangs up while TLS is agreed on: it must speak TLS 1.2 or newer; a captive portal may be in the way"
     number = getattr(error, "errno", None)
     return _OS_WORDS.get(number or 0, f"cannot be reached ({errno.errorcode.get(number or 0, type(error).__name__)})")

@@ -30,6 +30,7 @@ LARGEST_PREAMBLE_BYTES = 20 * 1024
 LARGEST_XML_BYTES = 65536
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CODE = re.compile(r"[A-Za-z0-9]{1,64}")
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _SUCCESS = frozenset({200, 201, 204, 303})
 
@@ -244,7 +245,8 @@ def _read_error(answer: Answer) -> tuple[str, str]:
     root = _parsed(answer.body)
     if root is None or _tag(root) != "Error":
         return "", ""
-    return scrubbed(_child(root, "Code"), 64), scrubbed(_child(root, "Message"))
+    code = _child(root, "Code")
+    return code if _CODE.fullmatch(code) else "", scrubbed(_child(root, "Message"))
 
 
 def _parsed(body: bytes) -> ElementTree.Element | None:
