@@ -29,6 +29,7 @@ ACTIONS: Mapping[str, tuple[float | None, frozenset[str], str]] = {
     "status": (float("nan"), frozenset({"retry_after", "code", "message"}), "answer this status; nothing is done"),
     "lose": (None, frozenset(), "do it, then close the connection without an answer"),
     "mute": (None, frozenset(), "do it, then never answer"),
+    "truncate": (None, frozenset(), "do it, then close the connection in the middle of the answer"),
     "cut": (float("nan"), frozenset(), "close the connection after so many bytes of the request body"),
     "refuse": (None, frozenset(), "close the connection at once"),
     "hang": (3600.0, frozenset(), "read nothing and answer nothing for so many seconds"),

@@ -83,9 +83,9 @@ class Sandbox:
     async def start(self) -> None:
         """Listen; `url` is known from here on."""
         server = web.Server(self._handle, access_log=None, auto_decompress=False, lingering_time=2.0)
-        self._runner = web.ServerRunner(server)
+        self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._host, self._port, ssl_context=self._tls, shutdown_timeout=0.1)
+        site = web.TCPSite(self._runner, self._host, self._port, ssl_context=self._tls)
         await site.start()
         self._port = self._runner.addresses[0][1]
         (self.folder / "url").write_text(self.url + "\n", encoding="utf-8")
@@ -159,7 +159,7 @@ class Sandbox:
             return await self._answer(request, entry, found)
         except Dropped as dropped:
             entry.outcome = str(dropped)
-            if entry.outcome != "garbage":
+            if entry.outcome not in ("garbage", "truncated"):
                 drop(transport)
             return web.Response(status=503)
         finally:
@@ -178,6 +178,8 @@ class Sandbox:
         entry.status = answer.status
         if exchange.meets("lose"):
             raise Dropped("lost")
+        if exchange.meets("truncate"):
+            wrong_answers.truncate(exchange, answer)
         if exchange.meets("mute"):
             await wrong_answers.until_gone(exchange, 3600)
             raise Dropped("mute")

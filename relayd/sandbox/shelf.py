@@ -92,9 +92,15 @@ class Shelf:
         for stray in self._incoming.iterdir():
             stray.unlink()
         self._index = folder / "index.jsonl"
+        self._end_torn_line()
         self._number = 0
         self.objects: dict[str, StoredObject] = read_objects(folder)
         self._keys = {_reference(key): key for key in self.objects}
+
+    def _end_torn_line(self) -> None:
+        """A sandbox killed while it wrote its index leaves half a line; the next one must not continue it."""
+        if self._index.exists():
+            os.truncate(self._index, self._index.read_bytes().rfind(b"\n") + 1)
 
     def open_incoming(self, *, is_corrupted: bool = False) -> Incoming:
         self._number += 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 from collections.abc import Awaitable, Callable, Mapping
+from typing import NoReturn
 
 from aiohttp import web
 
@@ -56,6 +57,17 @@ async def slowly(exchange: Exchange, answer: web.Response) -> web.StreamResponse
         await asyncio.sleep(step / rate)
     await stream.write_eof()
     return stream
+
+
+def truncate(exchange: Exchange, answer: web.StreamResponse) -> NoReturn:
+    """Half of the answer, and the end of the connection: of the body, or of the head where there is no body."""
+    body = (
+        bytes(answer.body) if isinstance(answer, web.Response) and isinstance(answer.body, bytes | bytearray) else b""
+    )
+    head = f"HTTP/1.1 {answer.status} {answer.reason}\r\nContent-Type: {answer.content_type}\r\n"
+    half = head + f"Content-Length: {len(body)}\r\n\r\n" if body else head[: len(head) // 2]
+    _farewell(exchange, half.encode() + body[: len(body) // 2])
+    raise Dropped("truncated")
 
 
 async def _status(exchange: Exchange) -> web.StreamResponse:
@@ -146,11 +158,16 @@ async def _drip(exchange: Exchange) -> web.StreamResponse:
 
 
 async def _garbage(exchange: Exchange) -> web.StreamResponse:
+    _farewell(exchange, b"\x15\x03\x01\x00\x02\x02\x28 this is not HTTP\r\n\r\n")
+    raise Dropped("garbage")
+
+
+def _farewell(exchange: Exchange, last: bytes) -> None:
+    """These bytes as they are, then the end of the connection."""
     transport = exchange.request.transport
     if transport is not None:
-        transport.write(b"\x15\x03\x01\x00\x02\x02\x28 this is not HTTP\r\n\r\n")
+        transport.write(last)
         transport.close()
-    raise Dropped("garbage")
 
 
 _ANSWERS: Mapping[str, Callable[[Exchange], Awaitable[web.StreamResponse | None]]] = {
