@@ -94,7 +94,7 @@ class App:
             error=self._refused,
             files=[str(path) for path in self._loaded.files],
         )
-        views = {name: worker.view() for name, worker in self._parts.workers.items()} | self._parts.idle
+        views = {**self._parts.idle, **{name: worker.view() for name, worker in self._parts.workers.items()}}
         return await status.snapshot(
             self._running,
             settled,

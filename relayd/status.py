@@ -19,8 +19,6 @@ from relayd.model import Device
 from relayd.sources.base import SourceView
 from relayd.spool import DestinationCounters, SourceCounters, Spool
 
-SCHEMA = 1
-
 Overall = Literal["ok", "degraded", "fault"]
 
 
@@ -154,7 +152,7 @@ async def snapshot(
     sync = clock.synchronization()
     device = running.device
     return Status(
-        schema=SCHEMA,
+        schema=1,
         device=DeviceStatus(id=device.id, name=device.name, site=device.site),
         version=__version__,
         state=state,

@@ -1,0 +1,51 @@
+"""The relay with one safety taken out: negative controls, which the crash tests must catch.
+
+`python -m tests.crash.sabotage WHICH --config FILE run`
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from relayd.cli import main
+from relayd.destinations.base import Attempt, Step
+from relayd.model import Capture, Item, Order
+from relayd.spool import Spool
+
+
+def unlink_before_commit() -> None:
+    """Take the original away first, and store it afterwards."""
+    whole_put = Spool.put
+
+    async def put(self: Spool, capture: Capture, orders: Sequence[Order], *, now: float) -> Item:
+        if capture.file is not None:
+            Path(f"/proc/self/fd/{capture.file.descriptor}").readlink().unlink()
+        return await whole_put(self, capture, orders, now=now)
+
+    Spool.put = put  # type: ignore[method-assign]
+
+
+def no_step_store() -> None:
+    """Do every step anew at every try."""
+
+    async def step(
+        self: Attempt,
+        name: str,
+        do: Callable[..., Awaitable[Step]],
+        *args: Any,
+        find: Callable[[], Awaitable[Step | None]] | None = None,
+    ) -> Step:
+        return await do(*args)
+
+    Attempt.step = step  # type: ignore[method-assign]
+    Attempt.recall = lambda self, name: None  # type: ignore[method-assign]
+
+
+SABOTAGE = {"unlink-before-commit": unlink_before_commit, "no-step-store": no_step_store}
+
+if __name__ == "__main__":
+    SABOTAGE[sys.argv.pop(1)]()
+    main()
