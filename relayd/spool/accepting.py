@@ -1,0 +1,168 @@
+"""Operations of the way in: accept an item, order more for it, remember files of drop folders.
+
+Promises: an item, its deliveries, its place in the ledger and the counters are one commit. A file that is in the ledger
+is not accepted again while it stays as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from relayd.errors import SpoolError
+from relayd.files import text_of
+from relayd.model import Capture, Item, Kind, Order, Origin, State
+from relayd.spool.change import Change, source_subject
+from relayd.spool.rows import (
+    ITEM_COLUMNS,
+    attributes_of,
+    item_from,
+    location_of,
+    priority_of,
+    signed,
+)
+from relayd.spool.states import create_deliveries, settle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """What was measured while the content came in."""
+
+    size_bytes: int
+    sha256: str
+    md5: str
+
+
+def accept(
+    change: Change, capture: Capture, content: Content, orders: Sequence[Order], *, item_id: str, now: float
+) -> Item:
+    """The item as stored; the one that is there already if this very file was accepted before."""
+    if capture.file is not None:
+        known = _known_item(change, capture.source, capture.file.origin)
+        if known is not None:
+            return _existing(change, known, capture, content, now)
+    item = _new_item(capture, content, item_id, now)
+    seq = _insert(change, item, capture, priority_of(orders))
+    create_deliveries(change, seq, orders, now=now)
+    if capture.file is not None:
+        remember(change, capture.source, capture.file.origin, item=item_id, reason=None, now=now)
+    subject = source_subject(capture.source)
+    change.count("accepted")
+    change.count("stored")
+    change.count(State.PENDING)
+    change.count("bytes", content.size_bytes)
+    if item.kind is Kind.MEDIA:
+        change.count("media_bytes", content.size_bytes)
+    change.count("captured", 1, subject)
+    change.mark("last_at_ms", now, subject)
+    return item
+
+
+def add_orders(change: Change, item_id: str, orders: Sequence[Order], *, now: float) -> None:
+    """Owe more for an item. Raises SpoolError if it is unknown or its content is gone."""
+    row = change.db.execute("SELECT seq, has_content FROM items WHERE id = ?", (item_id,)).fetchone()
+    if row is None:
+        raise SpoolError(f"no item {item_id} in the spool")
+    if not row["has_content"]:
+        raise SpoolError(f"the content of item {item_id} is no longer kept, so nothing more can be sent of it")
+    create_deliveries(change, row["seq"], orders, now=now)
+    settle(change, row["seq"], now=now)
+
+
+def remember(change: Change, source: str, origin: Origin, *, item: str | None, reason: str | None, now: float) -> None:
+    """Put a file into the ledger, in place of what was known at that path."""
+    before = change.db.execute(
+        "SELECT reason FROM ledger WHERE source = ? AND path = ?", (source, origin.path)
+    ).fetchone()
+    was_quarantined = before is not None and before["reason"] is not None
+    change.db.execute(
+        "INSERT OR REPLACE INTO ledger (source, path, device, inode, size_bytes, mtime_ns, item, reason, at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            source,
+            origin.path,
+            signed(origin.device),
+            signed(origin.inode),
+            origin.size_bytes,
+            origin.mtime_ns,
+            item,
+            reason,
+            now,
+        ),
+    )
+    change.count("quarantined", int(reason is not None) - int(was_quarantined), source_subject(source))
+
+
+def forget(change: Change, source: str, paths: Sequence[bytes]) -> None:
+    """These files are gone from their folder."""
+    for path in paths:
+        row = change.db.execute(
+            "DELETE FROM ledger WHERE source = ? AND path = ? RETURNING reason", (source, path)
+        ).fetchone()
+        if row is not None and row["reason"] is not None:
+            change.count("quarantined", -1, source_subject(source))
+
+
+def _known_item(change: Change, source: str, origin: Origin) -> str | None:
+    row = change.db.execute(
+        "SELECT item FROM ledger WHERE source = ? AND path = ? AND inode = ? AND size_bytes = ? AND mtime_ns = ?",
+        (source, origin.path, signed(origin.inode), origin.size_bytes, origin.mtime_ns),
+    ).fetchone()
+    return None if row is None else row["item"]
+
+
+def _existing(change: Change, item_id: str, capture: Capture, content: Content, now: float) -> Item:
+    """From its row; if that was purged, what the row said follows from the file, which is still the same."""
+    row = change.db.execute(f"SELECT {ITEM_COLUMNS} FROM items WHERE id = ?", (item_id,)).fetchone()  # noqa: S608
+    return _new_item(capture, content, item_id, now) if row is None else item_from(row)
+
+
+def _new_item(capture: Capture, content: Content, item_id: str, now: float) -> Item:
+    return Item(
+        id=item_id,
+        source=capture.source,
+        name=capture.name,
+        kind=capture.kind,
+        content_type=capture.content_type,
+        size_bytes=content.size_bytes,
+        sha256=content.sha256,
+        md5=content.md5,
+        captured_at=capture.captured_at if math.isfinite(capture.captured_at) else now,
+        accepted_at=now,
+        payload=capture.payload if capture.kind is Kind.MESSAGE else None,
+        topic=capture.topic,
+        attributes=dict(capture.attributes),
+        location=capture.location,
+        origin_path=None if capture.file is None else text_of(capture.file.origin.path),
+    )
+
+
+def _insert(change: Change, item: Item, capture: Capture, priority: int) -> int:
+    cursor = change.db.execute(
+        "INSERT INTO items (id, source, name, kind, content_type, size_bytes, sha256, md5, captured_at, accepted_at,"
+        " payload, topic, attributes, location, origin_path, state, priority, has_content)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?, 1)",
+        (
+            item.id,
+            item.source,
+            item.name,
+            item.kind,
+            item.content_type,
+            item.size_bytes,
+            item.sha256,
+            item.md5,
+            item.captured_at,
+            item.accepted_at,
+            item.payload,
+            item.topic,
+            attributes_of(capture),
+            location_of(item.location),
+            None if capture.file is None else capture.file.origin.path,
+            priority,
+        ),
+    )
+    seq = cursor.lastrowid
+    if seq is None:
+        raise SpoolError("the database gave no row number")
+    return seq

@@ -1,0 +1,131 @@
+"""The way in, step by step: make room, bring the content in, commit; and take back what did not get in.
+
+Promises: the content is on the disk under its final name before the commit that names it. A put that fails leaves at
+most a stray file, which is swept. Puts that run side by side do not promise the same room to each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from relayd.errors import Quarantined, SpoolFull
+from relayd.files import Staged
+from relayd.model import Capture, Item, Kind, Order
+from relayd.spool import upkeep
+from relayd.spool.accepting import Content, accept
+from relayd.spool.engine import Engine
+from relayd.spool.limits import Shortage
+from relayd.spool.rows import new_id, priority_of
+
+log = logging.getLogger("relayd.spool")
+
+ROW_BYTES = 2048
+"""What the rows of one item take, roughly; counted when looking for room."""
+
+
+async def take_in(
+    engine: Engine, capture: Capture, source_fd: int | None, orders: Sequence[Order], *, now: float
+) -> Item:
+    """Durable when it returns. Closes `source_fd`, a descriptor of the caller's that is given away."""
+    with _closing(source_fd):
+        size_bytes = _size_of(capture)
+        if size_bytes > engine.config.max_file_size:
+            raise Quarantined(f"{size_bytes} bytes are more than spool.max_file_size, {engine.config.max_file_size}")
+        with await _claim(engine, size_bytes + ROW_BYTES, priority_of(orders), now):
+            if capture.kind is Kind.MESSAGE:
+                content = _measure(capture.payload or b"")
+                return await _commit(engine, capture, content, orders, new_id(now), now)
+            return await _take_media(engine, capture, source_fd, orders, now)
+
+
+async def _take_media(
+    engine: Engine, capture: Capture, source_fd: int | None, orders: Sequence[Order], now: float
+) -> Item:
+    item_id = new_id(now)
+    engine.arriving.add(item_id)  # the sweeper keeps its hands off until the row is there
+    try:
+        staged: Staged = await engine.in_files(
+            engine.folder.stage, capture, source_fd, item_id, engine.config.max_file_size
+        )
+        content = Content(size_bytes=staged.size_bytes, sha256=staged.sha256, md5=staged.md5)
+        try:
+            item = await _commit(engine, capture, content, orders, item_id, now)
+        except Exception:
+            # The pages of a commit that failed may still reach the disk: then the row needs its file, and
+            # otherwise the file is a stray that does no harm.
+            if not engine.writer.failed_last:
+                await engine.in_files(engine.folder.discard, [item_id])
+            raise
+        if item.id != item_id:
+            await engine.in_files(engine.folder.discard, [item_id])
+        return item
+    finally:
+        engine.arriving.discard(item_id)
+
+
+async def _commit(
+    engine: Engine, capture: Capture, content: Content, orders: Sequence[Order], item_id: str, now: float
+) -> Item:
+    operation = partial(accept, capture=capture, content=content, orders=orders, item_id=item_id, now=now)
+    return await engine.write(operation, weight=len(capture.payload or b""), grows=True)
+
+
+async def _claim(engine: Engine, size_bytes: int, priority: int, now: float) -> contextlib.AbstractContextManager[None]:
+    """Room for this many bytes until the context ends. Raises SpoolFull."""
+    lacking = engine.missing(size_bytes, priority)
+    while lacking is not None:
+        gone = await make_room(engine, lacking, priority, now=now)
+        lacking = engine.missing(size_bytes, priority)
+        if lacking is not None and not gone:
+            raise SpoolFull(f"no room for {size_bytes} bytes, {lacking.text}; the original is kept at its source")
+    return _claimed(engine, size_bytes)
+
+
+async def make_room(engine: Engine, lacking: Shortage, priority: int | None, *, now: float) -> int:
+    """Evict once; how many items went, their space returned. 0: nothing may go for this newcomer."""
+    room = upkeep.Room(
+        bytes_wanted=lacking.bytes_missing,
+        inodes_wanted=lacking.inodes_missing,
+        priority=priority,
+        when_full=engine.config.when_full,
+    )
+    gone = await engine.write(partial(upkeep.evict, room=room, now=now))
+    if gone:
+        log.warning("%d items made room: %s", gone, lacking.text)
+    await engine.settled()
+    return gone
+
+
+@contextlib.contextmanager
+def _claimed(engine: Engine, size_bytes: int) -> Iterator[None]:
+    engine.claimed_bytes += size_bytes
+    try:
+        yield
+    finally:
+        engine.claimed_bytes -= size_bytes
+
+
+@contextlib.contextmanager
+def _closing(descriptor: int | None) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _size_of(capture: Capture) -> int:
+    return len(capture.payload or b"") if capture.file is None else capture.file.origin.size_bytes
+
+
+def _measure(payload: bytes) -> Content:
+    return Content(
+        size_bytes=len(payload),
+        sha256=hashlib.sha256(payload).hexdigest(),
+        md5=hashlib.md5(payload, usedforsecurity=False).hexdigest(),
+    )

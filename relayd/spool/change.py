@@ -1,0 +1,125 @@
+"""One operation inside the writer's transaction: its rows, what they add to the counters, and what follows the commit.
+
+Promises: counters are written in the very transaction that they count; files are removed and workers hinted only after
+the commit. A change that is rolled back leaves nothing.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass, field
+from typing import Any
+
+from relayd.spool.records import DestinationCounters, SourceCounters
+
+Key = tuple[str, str]
+"""(subject, name) of a counter."""
+
+SPOOL = ""
+
+
+def source_subject(name: str) -> str:
+    return f"source:{name}"
+
+
+def destination_subject(name: str) -> str:
+    return f"destination:{name}"
+
+
+@dataclass(slots=True)
+class Change:
+    """What an operation is given. `freed` are ids of items whose media goes after the commit."""
+
+    db: sqlite3.Connection
+    counted: dict[Key, int] = field(default_factory=dict)
+    marked: dict[Key, int] = field(default_factory=dict)
+    hints: set[str] = field(default_factory=set)
+    freed: list[str] = field(default_factory=list)
+    warnings: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
+
+    def count(self, name: str, by: int = 1, subject: str = SPOOL) -> None:
+        """Add to a counter."""
+        key = (subject, name)
+        self.counted[key] = self.counted.get(key, 0) + by
+
+    def mark(self, name: str, moment: float, subject: str) -> None:
+        """Remember a moment; `name` ends in `_ms`."""
+        self.marked[subject, name] = round(moment * 1000)
+
+    def warn(self, text: str, *words: Any) -> None:
+        """Log this once the change is committed."""
+        self.warnings.append((text, words))
+
+    def absorb(self, other: Change) -> None:
+        """Take over a finished operation of the same group."""
+        for key, by in other.counted.items():
+            self.counted[key] = self.counted.get(key, 0) + by
+        self.marked |= other.marked
+        self.hints |= other.hints
+        self.freed += other.freed
+        self.warnings += other.warnings
+
+    def write_counters(self) -> None:
+        """Last thing before the commit."""
+        self.db.executemany(
+            "INSERT INTO counters (subject, name, value) VALUES (?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET value = value + excluded.value",
+            [(*key, by) for key, by in self.counted.items() if by],
+        )
+        self.db.executemany(
+            "INSERT INTO counters (subject, name, value) VALUES (?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET value = excluded.value",
+            [(*key, value) for key, value in self.marked.items()],
+        )
+
+
+class Tally:
+    """The counters in memory: loaded once, then kept in step with every commit."""
+
+    def __init__(self) -> None:
+        self._values: dict[Key, int] = {}
+
+    def load(self, db: sqlite3.Connection) -> None:
+        rows = db.execute("SELECT subject, name, value FROM counters")
+        self._values = {(subject, name): value for subject, name, value in rows}
+
+    def follow(self, change: Change) -> None:
+        """A change is committed."""
+        for key, by in change.counted.items():
+            self._values[key] = self._values.get(key, 0) + by
+        self._values |= change.marked
+
+    def value(self, name: str, subject: str = SPOOL) -> int:
+        return self._values.get((subject, name), 0)
+
+    def sources(self) -> dict[str, SourceCounters]:
+        return {
+            name: SourceCounters(
+                captured=self.value("captured", subject),
+                quarantined=self.value("quarantined", subject),
+                last_at=self._moment("last_at_ms", subject),
+            )
+            for name, subject in self._subjects("source:")
+        }
+
+    def destinations(self) -> dict[str, DestinationCounters]:
+        return {
+            name: DestinationCounters(
+                pending=self.value("pending", subject),
+                delivered=self.value("delivered", subject),
+                dead=self.value("dead", subject),
+                evicted=self.value("evicted", subject),
+                expired=self.value("expired", subject),
+                bytes_sent=self.value("bytes_sent", subject),
+                last_success_at=self._moment("last_success_at_ms", subject),
+            )
+            for name, subject in self._subjects("destination:")
+        }
+
+    def _subjects(self, prefix: str) -> list[tuple[str, str]]:
+        subjects = sorted({subject for subject, _ in self._values if subject.startswith(prefix)})
+        return [(subject.removeprefix(prefix), subject) for subject in subjects]
+
+    def _moment(self, name: str, subject: str) -> float | None:
+        value = self._values.get((subject, name))
+        return None if value is None else value / 1000

@@ -1,0 +1,215 @@
+"""Operations of the way out: pick and charge, keep steps, record how it ended.
+
+Promises: picking is a seek in an index, whatever the backlog; a charge is committed before the try, so a crash leaves a
+delivery that is simply due later. Recording an end twice changes nothing; a proven delivery counts even if it was given
+up meanwhile.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from relayd.model import Kind, Outcome, Priority, Receipt, State
+from relayd.spool.change import Change, destination_subject
+from relayd.spool.records import Begun, Step
+from relayd.spool.rows import ITEM_COLUMNS, delivery_from, item_from, orders_from_json, step_from, to_json
+from relayd.spool.states import create_deliveries, free_content, move_delivery, settle
+
+PROBE_CANDIDATES = 64
+FIRST_KEPT, LAST_KEPT = 5, 50
+"""How many attempts of a delivery are kept in detail."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a worker asks for. A delivery is due when its time has come, or when its time is so far off that only a
+    clock that jumped can have set it."""
+
+    destination: str
+    now: float
+    longest_backoff: float
+    exclude: Collection[int]
+    probe: bool = False
+
+
+def begin(
+    change: Change,
+    wanted: Wanted,
+    delay: Callable[[int], float],
+    trouble_with: Callable[[str, int], str | None],
+) -> Begun | None:
+    """Charge the most urgent delivery that is due. Those whose media is damaged or gone die on the way."""
+    while (row := pick(change.db, wanted)) is not None:
+        item_row = change.db.execute(
+            f"SELECT {ITEM_COLUMNS}, items.payload FROM items WHERE seq = ?",  # noqa: S608
+            (row["item"],),
+        ).fetchone()
+        if item_row["kind"] == Kind.MEDIA and item_row["has_content"]:
+            trouble = trouble_with(item_row["id"], item_row["size_bytes"])
+            if trouble is not None:
+                lose(change, item_row, trouble, now=wanted.now)
+                continue
+        return _charge(change, row, item_row, wanted.now, delay)
+    return None
+
+
+def pick(db: sqlite3.Connection, wanted: Wanted) -> sqlite3.Row | None:
+    """The row of the delivery to try next: most urgent class first, longest due first within it."""
+    for priority in Priority:
+        due = _first_due(db, wanted, priority)
+        if due:
+            return _smallest(db, due) if wanted.probe else due[0]
+    return None
+
+
+def next_due(db: sqlite3.Connection, wanted: Wanted) -> float | None:
+    """When `begin` will have something, None if nothing is owed. Not later than `now` if it has something already."""
+    moments = []
+    for priority in Priority:
+        if _first_due(db, wanted, priority):
+            return wanted.now
+        later = db.execute(
+            "SELECT id, due_at FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND destination = ?"
+            " AND priority = ? ORDER BY due_at LIMIT ?",
+            (wanted.destination, int(priority), len(wanted.exclude) + 1),
+        )
+        moments += [row["due_at"] for row in later if row["id"] not in wanted.exclude]
+    return min(moments, default=None)
+
+
+def lose(change: Change, item_row: sqlite3.Row, trouble: str, *, now: float) -> None:
+    """The media of an item is not there any more: what is still owed of it can never be sent."""
+    rows = change.db.execute(
+        "SELECT id, destination, state, dropped FROM deliveries WHERE item = ? AND state = 'pending'",
+        (item_row["seq"],),
+    ).fetchall()
+    for row in rows:
+        move_delivery(change, row, State.DEAD, reason=trouble, now=now)
+    settle(change, item_row["seq"], now=now)
+    free_content(change, item_row["seq"])
+    change.warn("item %s is lost to %d deliveries: %s", item_row["id"], len(rows), trouble)
+
+
+def record_delivered(change: Change, delivery: int, receipt: Receipt, *, now: float) -> None:
+    row = _delivery(change, delivery, Outcome.DELIVERED, receipt.proof, now)
+    if row is None or row["state"] == State.DELIVERED:
+        return
+    move_delivery(change, row, State.DELIVERED, reason=receipt.proof, now=now)
+    change.db.execute(
+        "UPDATE deliveries SET receipt = ?, proof = ? WHERE id = ?",
+        (to_json(dict(receipt.fields)), receipt.proof, delivery),
+    )
+    change.db.execute("DELETE FROM steps WHERE delivery = ?", (delivery,))
+    size_bytes = change.db.execute("SELECT size_bytes FROM items WHERE seq = ?", (row["item"],)).fetchone()[0]
+    subject = destination_subject(row["destination"])
+    change.count("bytes_sent", size_bytes, subject)
+    change.mark("last_success_at_ms", now, subject)
+    follow_ups = orders_from_json(row["follow_ups"])
+    create_deliveries(change, row["item"], follow_ups, parent_receipt=receipt.fields, now=now)
+    settle(change, row["item"], now=now)
+
+
+def record_deferred(
+    change: Change,
+    delivery: int,
+    outcome: Outcome,
+    reason: str,
+    *,
+    due_at: float,
+    now: float,
+    forget_from: str | None,
+) -> None:
+    row = _delivery(change, delivery, outcome, reason, now)
+    if row is None or row["state"] != State.PENDING:
+        return
+    change.db.execute("UPDATE deliveries SET due_at = ?, reason = ? WHERE id = ?", (due_at, reason, delivery))
+    if forget_from is not None:
+        change.db.execute(
+            "DELETE FROM steps WHERE delivery = ?1 AND position >="
+            " (SELECT position FROM steps WHERE delivery = ?1 AND name = ?2)",
+            (delivery, forget_from),
+        )
+    change.hints.add(row["destination"])
+
+
+def record_ended(change: Change, delivery: int, state: State, outcome: Outcome, reason: str, *, now: float) -> None:
+    row = _delivery(change, delivery, outcome, reason, now)
+    if row is None or row["state"] != State.PENDING:
+        return
+    move_delivery(change, row, state, reason=reason, now=now)
+    settle(change, row["item"], now=now)
+
+
+def store_step(change: Change, delivery: int, name: str, result: Step | None) -> None:
+    """With None: the intent. A result takes the place of its intent."""
+    change.db.execute(
+        "INSERT INTO steps (delivery, name, position, result)"
+        " SELECT ?1, ?2, coalesce(max(position), 0) + 1, ?3 FROM steps WHERE delivery = ?1"
+        " ON CONFLICT DO UPDATE SET result = coalesce(excluded.result, result)",
+        (delivery, name, None if result is None else to_json(result)),
+    )
+
+
+def steps_of(db: sqlite3.Connection, delivery: int) -> dict[str, Step | None]:
+    rows = db.execute("SELECT name, result FROM steps WHERE delivery = ? ORDER BY position", (delivery,))
+    return {row["name"]: step_from(row["result"]) for row in rows}
+
+
+def _first_due(db: sqlite3.Connection, wanted: Wanted, priority: Priority) -> list[sqlite3.Row]:
+    """Up to as many as are asked for; two seeks."""
+    count = PROBE_CANDIDATES if wanted.probe else 1
+    found: list[sqlite3.Row] = []
+    for condition, moment in (("<=", wanted.now), (">", wanted.now + wanted.longest_backoff)):
+        rows = db.execute(
+            "SELECT * FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND destination = ?"  # noqa: S608
+            f" AND priority = ? AND due_at {condition} ? ORDER BY due_at LIMIT ?",
+            (wanted.destination, int(priority), moment, count + len(wanted.exclude)),
+        )
+        found += [row for row in rows if row["id"] not in wanted.exclude]
+        if len(found) >= count:
+            break
+    return found[:count]
+
+
+def _smallest(db: sqlite3.Connection, due: list[sqlite3.Row]) -> sqlite3.Row:
+    def size_bytes(row: sqlite3.Row) -> int:
+        size: int = db.execute("SELECT size_bytes FROM items WHERE seq = ?", (row["item"],)).fetchone()[0]
+        return size
+
+    return min(due, key=size_bytes)
+
+
+def _charge(
+    change: Change, row: sqlite3.Row, item_row: sqlite3.Row, now: float, delay: Callable[[int], float]
+) -> Begun:
+    number = row["attempts"] + 1
+    change.db.execute(
+        "UPDATE deliveries SET attempts = ?, due_at = ? WHERE id = ?", (number, now + delay(number), row["id"])
+    )
+    change.db.execute(
+        "INSERT OR REPLACE INTO attempts (delivery, number, started_at, outcome) VALUES (?, ?, ?, ?)",
+        (row["id"], number, now, Outcome.STARTED),
+    )
+    if number - LAST_KEPT > FIRST_KEPT:
+        change.db.execute("DELETE FROM attempts WHERE delivery = ? AND number = ?", (row["id"], number - LAST_KEPT))
+    charged = change.db.execute("SELECT * FROM deliveries WHERE id = ?", (row["id"],)).fetchone()
+    return Begun(
+        item=item_from(item_row, item_row["payload"]),
+        delivery=delivery_from(charged, item_row["id"]),
+        steps=steps_of(change.db, row["id"]),
+    )
+
+
+def _delivery(change: Change, delivery: int, outcome: Outcome, reason: str, now: float) -> sqlite3.Row | None:
+    """The row, its newest attempt ended; None, with a warning, if it was purged meanwhile."""
+    row: sqlite3.Row | None = change.db.execute("SELECT * FROM deliveries WHERE id = ?", (delivery,)).fetchone()
+    if row is None:
+        change.warn("delivery %d is no longer in the spool, its result (%s) is not kept", delivery, outcome)
+        return None
+    change.db.execute(
+        "UPDATE attempts SET ended_at = ?, outcome = ?, reason = ? WHERE delivery = ? AND number = ?",
+        (now, outcome, reason, delivery, row["attempts"]),
+    )
+    return row

@@ -1,0 +1,133 @@
+"""What people ask of the spool: lists, details, retry, drop, notes, and the counters.
+
+Promises: lists are pages; nothing here waits for a delivery. `retry` and `drop` are committed when they return.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TypeVar
+
+from relayd.model import State
+from relayd.spool import lists, upkeep
+from relayd.spool.change import Change
+from relayd.spool.engine import Engine
+from relayd.spool.limits import Disk
+from relayd.spool.records import ItemDetail, ItemSummary, QuarantinedFile, SpoolCounters
+from relayd.spool.writer import Operation
+
+T = TypeVar("T")
+
+NAMED_AT_ONCE = 200
+
+
+class Desk:
+    """The half of the spool that faces people; `Spool` is the whole."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def items(
+        self,
+        *,
+        state: str | None = None,
+        source: str | None = None,
+        destination: str | None = None,
+        before: str | None = None,
+        limit: int = 100,
+    ) -> list[ItemSummary]:
+        """A page, newest first by order of acceptance; `before` is the id of the last item of the page before."""
+        return await self._engine.read(
+            lists.items, state=state, source=source, destination=destination, before=before, limit=limit
+        )
+
+    async def item(self, item_id: str) -> ItemDetail | None:
+        """Everything about one item; of each delivery's attempts the first and the last ones."""
+        return await self._engine.read(lists.item, item_id)
+
+    async def find_by_path(self, source: str, path: bytes) -> str | None:
+        """The id of the newest item that came from this path below the source's folder."""
+        return await self._engine.read(lists.find_by_path, source, path)
+
+    async def quarantined(self, source: str | None, limit: int) -> list[QuarantinedFile]:
+        """Files that wait for a technician, newest first."""
+        return await self._engine.read(lists.quarantined, source, limit)
+
+    async def retry(self, item_ids: Sequence[str] | None, destination: str | None, *, now: float) -> int:
+        """Make dead, expired and evicted deliveries (None: of all items) due now, where the content is still kept.
+
+        Stored steps stay. Returns how many deliveries.
+        """
+        if item_ids is not None:
+            pages = [item_ids[start : start + NAMED_AT_ONCE] for start in range(0, len(item_ids), NAMED_AT_ONCE)]
+            return sum([(await self._retry(page, destination, 0, now))[0] for page in pages])
+        total, after = 0, 0
+        while True:
+            count, after = await self._retry(None, destination, after, now)
+            total += count
+            if not after:
+                return total
+
+    async def _retry(
+        self, item_ids: Sequence[str] | None, destination: str | None, after: int, now: float
+    ) -> tuple[int, int]:
+        return await self._write(
+            partial(upkeep.retry, item_ids=item_ids, destination=destination, after=after, now=now)
+        )
+
+    async def drop(self, item_ids: Sequence[str], *, now: float) -> int:
+        """Give items up for good: their deliveries are dead with the reason, their content goes. How many items."""
+        total = 0
+        for start in range(0, len(item_ids), NAMED_AT_ONCE):
+            page = item_ids[start : start + NAMED_AT_ONCE]
+            total += await self._write(partial(upkeep.drop, item_ids=page, now=now))
+        return total
+
+    async def oldest_pending(self) -> float | None:
+        """When the oldest item that is still owed to somebody was accepted."""
+        return await self._engine.read(lists.oldest_pending)
+
+    async def note(self, key: str) -> str | None:
+        """A small durable fact."""
+        return await self._engine.read(lists.note, key)
+
+    async def set_note(self, key: str, value: str | None) -> None:
+        """Remember a small fact durably; None forgets it. Writes nothing if it is known already."""
+        if await self.note(key) != value:
+            await self._write(partial(_set_note, key=key, value=value))
+
+    @property
+    def counters(self) -> SpoolCounters:
+        """As of the last commit; costs no look into the database."""
+        engine = self._engine
+        tally = engine.tally
+        return SpoolCounters(
+            items=tally.value("accepted"),
+            stored=tally.value("stored"),
+            pending=tally.value(State.PENDING),
+            delivered=tally.value(State.DELIVERED),
+            dead=tally.value(State.DEAD),
+            evicted=tally.value(State.EVICTED),
+            expired=tally.value(State.EXPIRED),
+            bytes=tally.value("bytes"),
+            max_bytes=engine.config.max_size,
+            free_bytes=Disk.of(engine.folder.root).free_bytes,
+            sources=tally.sources(),
+            destinations=tally.destinations(),
+        )
+
+    def _floor_bytes(self) -> int:
+        config = self._engine.config
+        total = Disk.of(self._engine.folder.root).total_bytes
+        return max(config.min_free, int(total * config.min_free_percent / 100))
+
+    async def _write(self, operation: Operation[T]) -> T:
+        return await self._engine.write(operation)
+
+
+def _set_note(change: Change, key: str, value: str | None) -> None:
+    if value is None:
+        change.db.execute("DELETE FROM notes WHERE key = ?", (key,))
+    else:
+        change.db.execute("INSERT OR REPLACE INTO notes (key, value) VALUES (?, ?)", (key, value))

@@ -1,0 +1,225 @@
+"""START HERE: the spool as the rest of relayd sees it.
+
+Promises: what `put` returned is on the disk, with every delivery that it was ordered for; so is what a `record_…` call
+recorded. One process owns a spool. A full disk refuses new items and still records what happened to old ones; a damaged
+database is set aside, salvaged and reported, and does not stop the start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from relayd import clock
+from relayd.model import Capture, Item, Known, Order, Origin, Outcome, Receipt, State
+from relayd.spool import accepting, arriving, delivering, lists, upkeep
+from relayd.spool.delivering import Wanted
+from relayd.spool.desk import Desk
+from relayd.spool.engine import Engine, Hint
+from relayd.spool.limits import SpoolConfig
+from relayd.spool.media import SpoolFolder
+from relayd.spool.opening import open_database
+from relayd.spool.records import Begun, Step
+from relayd.spool.sweeping import sweep
+
+log = logging.getLogger("relayd.spool")
+
+
+class Spool(Desk):
+    """One disk queue. Also the StepStore of destinations and the Ledger of sources; what people ask is in Desk."""
+
+    @classmethod
+    async def open(cls, config: SpoolConfig, *, now: float) -> Spool:
+        """Own it, repair it if need be, and start its threads. Raises SpoolLocked, SpoolTooNew, SpoolError."""
+        folder = SpoolFolder(config.path)
+        folder.lock()
+        try:
+            db = await asyncio.to_thread(open_database, folder, now=now)
+            await asyncio.to_thread(folder.clear_incoming)
+        except BaseException:
+            folder.unlock()
+            raise
+        spool = cls(Engine(config, folder, db))
+        spool._start()
+        return spool
+
+    def _start(self) -> None:
+        engine = self._engine
+        engine.background(sweep(engine), "sweep the spool")
+        engine.background(engine.in_files(engine.folder.keep_headroom, self._floor_bytes()), "keep headroom")
+
+    async def close(self) -> None:
+        """Finish what was begun, join every thread, and let go of the folder."""
+        await self._engine.close()
+
+    # --- the way in
+
+    async def put(self, capture: Capture, orders: Sequence[Order], *, now: float) -> Item:
+        """Durable when it returns: only then unlink the original or acknowledge the message. The same file of the same
+        source gives the same item again. Goes on to its end if the caller is cancelled.
+
+        Raises SpoolFull (keep the original, wait), Quarantined (too large), Unsettled (somebody writes to it).
+        """
+        descriptor = None if capture.file is None else os.dup(capture.file.descriptor)
+        work = arriving.take_in(self._engine, capture, descriptor, tuple(orders), now=now)
+        return await self._engine.shielded(work, f"put {capture.source}")
+
+    async def add_orders(self, item_id: str, orders: Sequence[Order], *, now: float) -> None:
+        """Owe more for an item that is there. Raises SpoolError if its content is no longer kept."""
+        await self._write(partial(accepting.add_orders, item_id=item_id, orders=tuple(orders), now=now))
+
+    @contextlib.contextmanager
+    def stage(self) -> Iterator[BinaryIO]:
+        """A new file inside the spool, to write to and to `put` from; its name is gone when the context ends."""
+        path = self._engine.folder.incoming / f"stage-{os.urandom(8).hex()}"
+        with path.open("x+b", buffering=0) as stream:
+            try:
+                yield stream
+            finally:
+                path.unlink(missing_ok=True)
+
+    # --- the way out
+
+    async def begin(
+        self,
+        destination: str,
+        *,
+        now: float,
+        longest_backoff: float,
+        delay: Callable[[int], float],
+        exclude: Collection[int],
+        probe: bool,
+    ) -> Begun | None:
+        """Pick the delivery to try next and charge it, durably: due again after `delay(attempts)`. None: nothing due.
+
+        `exclude` are ids that are out now. With `probe`: of the most urgent class with work, the smallest of the first.
+        """
+        wanted = Wanted(
+            destination=destination, now=now, longest_backoff=longest_backoff, exclude=frozenset(exclude), probe=probe
+        )
+        trouble_with = self._engine.folder.trouble_with
+        return await self._write(partial(delivering.begin, wanted=wanted, delay=delay, trouble_with=trouble_with))
+
+    async def next_due(
+        self, destination: str, *, now: float, longest_backoff: float, exclude: Collection[int]
+    ) -> float | None:
+        """When `begin` will have something; None if nothing is owed."""
+        wanted = Wanted(destination=destination, now=now, longest_backoff=longest_backoff, exclude=frozenset(exclude))
+        return await self._engine.read(delivering.next_due, wanted)
+
+    def open_media(self, item_id: str) -> BinaryIO:
+        """The content of a media item, unbuffered, at offset 0; the caller closes it. Raises Rejected if it is gone."""
+        return self._engine.folder.open_media(item_id)
+
+    async def record_delivered(self, delivery_id: int, receipt: Receipt, *, now: float) -> None:
+        """The server proved it. Follow-ups are owed from now on; media goes when nobody is owed."""
+        await self._write(partial(delivering.record_delivered, delivery=delivery_id, receipt=receipt, now=now))
+
+    async def record_deferred(
+        self,
+        delivery_id: int,
+        outcome: Outcome,
+        reason: str,
+        *,
+        due_at: float,
+        now: float,
+        forget_from: str | None = None,
+    ) -> None:
+        """Not this time: due again at `due_at`. `forget_from` names a step that is worth nothing any more."""
+        await self._write(
+            partial(
+                delivering.record_deferred,
+                delivery=delivery_id,
+                outcome=outcome,
+                reason=reason,
+                due_at=due_at,
+                now=now,
+                forget_from=forget_from,
+            )
+        )
+
+    async def record_ended(self, delivery_id: int, state: State, outcome: Outcome, reason: str, *, now: float) -> None:
+        """Never: DEAD or EXPIRED, kept and visible."""
+        await self._write(
+            partial(delivering.record_ended, delivery=delivery_id, state=state, outcome=outcome, reason=reason, now=now)
+        )
+
+    async def store_intent(self, delivery_id: int, name: str) -> None:
+        """The effect of this step is about to happen."""
+        await self._write(partial(delivering.store_step, delivery=delivery_id, name=name, result=None))
+
+    async def store_step(self, delivery_id: int, name: str, result: Step) -> None:
+        """The effect has happened, with this result."""
+        await self._write(partial(delivering.store_step, delivery=delivery_id, name=name, result=result))
+
+    # --- the ledger of sources
+
+    async def known(self, source: str, after: bytes, limit: int) -> list[Known]:
+        """Files of a drop folder that need no second look, in path order."""
+        return await self._engine.read(lists.known, source, after, limit)
+
+    async def quarantine(self, source: str, origin: Origin, reason: str) -> None:
+        """This file will not be taken as it is."""
+        await self._write(
+            partial(accepting.remember, source=source, origin=origin, item=None, reason=reason, now=clock.now())
+        )
+
+    def forget(self, source: str, paths: Iterable[bytes]) -> None:
+        """These files are gone from the folder. Goes along with the next commit, at the latest in some seconds."""
+        gone = tuple(paths)
+        if gone:
+            self._engine.writer.ride(partial(accepting.forget, source=source, paths=gone))
+
+    async def unshare(self, item_id: str) -> None:
+        """Give an item that is a hard link a copy of its own, now. Raises Unsettled if it was written to already."""
+        detail = await self._engine.read(lists.item, item_id)
+        if detail is not None and detail.has_content:
+            folder = self._engine.folder
+            await self._engine.shielded(
+                self._engine.in_files(folder.unshare, item_id, detail.item.sha256), f"unshare {item_id}"
+            )
+
+    # --- housekeeping; each bounded per call
+
+    async def expire(self, *, now: float, give_up_after: float, min_attempts: int = 3) -> int:
+        """Give up deliveries that were tried for too long, but never those tried less than `min_attempts` times."""
+        return await self._write(
+            partial(upkeep.expire, now=now, give_up_after=give_up_after, min_attempts=min_attempts)
+        )
+
+    async def expire_unclaimed(self, *, now: float, keep_unclaimed: float) -> int:
+        """Let go of media that no rule wanted."""
+        return await self._write(partial(upkeep.expire_unclaimed, now=now, keep_unclaimed=keep_unclaimed))
+
+    async def purge(self, *, now: float, keep_delivered: float, keep_dead: float) -> int:
+        """Forget what ended long enough ago, and return the database's spare pages to the disk."""
+        count = await self._write(partial(upkeep.purge, now=now, keep_delivered=keep_delivered, keep_dead=keep_dead))
+        await self._write(upkeep.give_back)
+        return count
+
+    async def evict_if_needed(self, *, now: float) -> int:
+        """Back within the limits, as far as what nobody is owed goes (see `when_full`)."""
+        await self._engine.in_files(self._engine.folder.keep_headroom, self._floor_bytes())
+        lacking = self._engine.missing(0, 0)
+        return 0 if lacking is None else await arriving.make_room(self._engine, lacking, None, now=now)
+
+    async def sweep(self) -> int:
+        """One pass over all media, as after each start: strays go, rows without their media are told."""
+        return await sweep(self._engine)
+
+    # --- the rest
+
+    @property
+    def folder(self) -> Path:
+        """The spool's folder; the socket may live in it."""
+        return self._engine.folder.root
+
+    def subscribe(self, hint: Hint) -> None:
+        """`hint` is called in the loop, after a commit, with the names of destinations that may have work."""
+        self._engine.subscribe(hint)

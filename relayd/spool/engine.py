@@ -1,0 +1,171 @@
+"""What drives the spool: the writer, the reader, the threads that move files, and the counters in memory.
+
+Promises: everything is opened in an order in which a crash at any point can be opened again, and closed in the order
+that leaves no thread behind. Files go after the commit that lets them go; workers are hinted after the commit that
+gives them work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from relayd.errors import SpoolError, SpoolFull
+from relayd.spool import database
+from relayd.spool.change import Change, Tally
+from relayd.spool.limits import Disk, Shortage, SpoolConfig, shortage
+from relayd.spool.media import SpoolFolder
+from relayd.spool.writer import Operation, Writer
+
+log = logging.getLogger("relayd.spool")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Hint = Callable[[frozenset[str]], None]
+
+FILE_THREADS = 4
+DAMAGE_MARK = "damaged"
+"""A file of this name says that the running relay found damage: the next start repairs."""
+
+
+class Engine:
+    """Built by `Engine.open`, in a thread and in the loop; ended by `close`."""
+
+    def __init__(self, config: SpoolConfig, folder: SpoolFolder, db: sqlite3.Connection) -> None:
+        self.config = config
+        self.folder = folder
+        self.path = folder.root / database.FILE_NAME
+        self.tally = Tally()
+        self.tally.load(db)
+        self.database_bytes = database.live_bytes(db)
+        self.claimed_bytes = 0
+        self.arriving: set[str] = set()
+        self._hints: list[Hint] = []
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._background: list[asyncio.Task[Any]] = []
+        self._loop = asyncio.get_running_loop()
+        self._files = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="spool-files")
+        self._readers = ThreadPoolExecutor(1, thread_name_prefix="spool-reader")
+        self._reader = database.connect_reader(self.path)
+        self.writer = Writer(
+            self.path,
+            db,
+            published=self._publish,
+            make_headroom=folder.release_headroom,
+            damaged=self._mark_damage,
+        )
+        self.writer.start()
+
+    # --- doing
+
+    async def write(self, operation: Operation[T], *, weight: int = 0, grows: bool = False) -> T:
+        """Carried out and committed even if the caller is cancelled meanwhile."""
+        return await self.writer.submit(operation, weight=weight, grows=grows)
+
+    async def read(self, look: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Look something up, as of the last commit."""
+
+        def run() -> T:
+            try:
+                return look(self._reader, *args, **kwargs)
+            except sqlite3.Error as error:
+                if database.is_damage(error):
+                    self._mark_damage()
+                raise database.in_words(error, self.path) from error
+
+        return await self._loop.run_in_executor(self._readers, run)
+
+    async def in_files(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Something with files, off the loop."""
+        return await self._loop.run_in_executor(self._files, lambda: work(*args, **kwargs))
+
+    def keep(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """A task that `close` waits for, whoever else does."""
+        task = self._loop.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def background(self, work: Coroutine[Any, Any, Any], name: str) -> None:
+        """A task that `close` ends."""
+        task = self.keep(work, name)
+        task.add_done_callback(_log_failure)
+        self._background.append(task)
+
+    async def shielded(self, work: Coroutine[Any, Any, T], name: str) -> T:
+        """Run to its end even if the caller is cancelled; an error that nobody waits for any more is logged."""
+        task = self.keep(work, name)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_log_failure)
+            raise
+
+    def subscribe(self, hint: Hint) -> None:
+        self._hints.append(hint)
+
+    def missing(self, size_bytes: int, priority: int) -> Shortage | None:
+        """What keeps `size_bytes` more from being put."""
+        return shortage(
+            self.config,
+            Disk.of(self.folder.root),
+            used_bytes=self.used_bytes,
+            claimed_bytes=self.claimed_bytes,
+            size_bytes=size_bytes,
+            priority=priority,
+        )
+
+    @property
+    def used_bytes(self) -> int:
+        """What the spool takes of its `max_size`."""
+        return self.tally.value("media_bytes") + self.database_bytes
+
+    async def settled(self) -> None:
+        """Wait until files that commits have let go are gone."""
+        while waiting := [task for task in self._tasks if task.get_name().startswith("discard")]:
+            await asyncio.wait(waiting)
+
+    async def close(self) -> None:
+        """Finish what was begun, then let go of everything."""
+        for task in self._background:
+            task.cancel()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._loop.run_in_executor(self._readers, self._reader.close)
+        self._readers.shutdown()
+        await self.in_files(self.writer.stop)
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        self._files.shutdown()
+        self.folder.unlock()
+
+    # --- after a commit
+
+    def _publish(self, change: Change, database_bytes: int) -> None:
+        self.tally.follow(change)
+        self.database_bytes = database_bytes
+        if change.freed:
+            self.keep(self.in_files(self.folder.discard, change.freed), f"discard {len(change.freed)}")
+        if change.hints:
+            hints = frozenset(change.hints)
+            for hint in self._hints:
+                hint(hints)
+
+    def _mark_damage(self) -> None:
+        log.error("the database %s is damaged; the next start salvages it", self.path)
+        try:
+            (self.folder.root / DAMAGE_MARK).touch()
+        except OSError as error:
+            log.error("cannot leave a mark for the next start: %s", error.strerror)
+
+
+def _log_failure(task: asyncio.Task[Any]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if isinstance(error, SpoolFull):
+        return
+    if error is not None:
+        log.warning("%s: %s", task.get_name(), error if isinstance(error, SpoolError) else repr(error))

@@ -1,0 +1,102 @@
+"""How much room the spool may take, and who may take the last of it.
+
+Promises: `max_size`, the floor of free space and the floor of free inodes hold for everything that is put, counting
+what other puts have claimed but not yet written; only `emergency` may use the last `urgent_reserve`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from relayd.fields import Duration, Section, Size, written
+from relayd.model import Priority
+
+UNCLAIMED = 4
+"""Stored in place of a priority for an item that no rule wanted: less urgent than bulk."""
+
+
+class SpoolConfig(Section):
+    """`[spool]`: where the disk queue is, how large it may grow, and how long it keeps things."""
+
+    path: Path = Path("/var/lib/relayd")
+    """Folder of the spool; owned by relayd, readable by nobody else."""
+    max_size: Size = written("20GB", ge=1_000_000)
+    """The spool never grows past this."""
+    min_free: Size = written("1GB", ge=0)
+    """Free space that stays on the file system for others."""
+    min_free_percent: float = Field(default=5.0, ge=0.0, le=90.0)
+    """The same as a share of the file system; the larger of the two counts."""
+    min_free_inodes_percent: float = Field(default=1.0, ge=0.0, le=90.0)
+    """Share of the file system's inodes that stays free."""
+    urgent_reserve: Size = written("64MiB", ge=0)
+    """The last part of both limits, kept for `emergency`; never more than an eighth of `max_size`."""
+    max_file_size: Size = written("4GiB", gt=0)
+    """Larger files go to quarantine."""
+    when_full: Literal["evict-lower", "evict-oldest", "wait"] = "evict-lower"
+    """What makes room. `evict-lower`: an undelivered item only for one of a higher priority; equals wait at their
+    source. `evict-oldest`: the oldest of the same priority, too. `wait`: nothing undelivered is ever given up."""
+    keep_delivered: Duration = written("1d", ge=0)
+    """How long a delivered item stays in the lists; its media goes at once."""
+    keep_dead: Duration = written("30d", ge=0)
+    """How long a dead or expired item is kept for `relayd retry`, media included."""
+    keep_unclaimed: Duration = written("10m", ge=0)
+    """How long media that no rule wanted is kept, so that an incident can still claim it."""
+    give_up_after: Duration = written("30d", gt=0)
+    """Age at which trying ends; a number of tries never ends it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shortage:
+    """What is missing for one more put. `text` says which limit it is, for people."""
+
+    bytes_missing: int
+    inodes_missing: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    """The file system as statvfs sees it; `free_*` is what an unprivileged process may use."""
+
+    total_bytes: int
+    free_bytes: int
+    total_inodes: int
+    free_inodes: int
+
+    @classmethod
+    def of(cls, path: Path) -> Disk:
+        found = os.statvfs(path)
+        return cls(
+            total_bytes=found.f_blocks * found.f_frsize,
+            free_bytes=found.f_bavail * found.f_frsize,
+            total_inodes=found.f_files,
+            free_inodes=found.f_favail,
+        )
+
+
+def shortage(
+    config: SpoolConfig, disk: Disk, *, used_bytes: int, claimed_bytes: int, size_bytes: int, priority: int
+) -> Shortage | None:
+    """What keeps `size_bytes` more from being put, or None. `used_bytes` is what the spool takes on disk now."""
+    reserve = min(config.urgent_reserve, config.max_size // 8)
+    spared = 0 if priority == Priority.EMERGENCY else reserve
+    over = used_bytes + claimed_bytes + size_bytes - (config.max_size - spared)
+    floor = max(config.min_free, int(disk.total_bytes * config.min_free_percent / 100)) - (reserve - spared)
+    below = max(floor, 0) - (disk.free_bytes - claimed_bytes - size_bytes)
+    inodes = int(disk.total_inodes * config.min_free_inodes_percent / 100) + 1 - disk.free_inodes
+    if disk.total_inodes == 0:  # btrfs and others have no fixed number
+        inodes = 0
+    if over <= 0 and below <= 0 and inodes <= 0:
+        return None
+    if over >= below and over > 0:
+        text = f"max_size: {used_bytes + claimed_bytes} of {config.max_size} bytes are taken"
+    elif below > 0:
+        text = f"min_free: {disk.free_bytes} bytes are free on the disk, {floor} stay free for others"
+    else:
+        text = f"min_free_inodes_percent: {disk.free_inodes} inodes are free on the disk"
+    return Shortage(bytes_missing=max(over, below, 0), inodes_missing=max(inodes, 0), text=text)

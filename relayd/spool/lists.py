@@ -1,0 +1,158 @@
+"""What people and sources look up, on a connection of its own that cannot write.
+
+Promises: nothing here waits for the writer or holds it up; every list is a page, so memory is flat.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from relayd.model import Item, Known, Outcome, Priority, State
+from relayd.spool.delivering import steps_of
+from relayd.spool.records import AttemptRecord, DeliveryDetail, ItemDetail, ItemSummary, QuarantinedFile
+from relayd.spool.rows import ITEM_COLUMNS, delivery_from, fields_from, item_from, origin_from, priority_from
+
+
+def items(
+    db: sqlite3.Connection,
+    *,
+    state: str | None,
+    source: str | None,
+    destination: str | None,
+    before: str | None,
+    limit: int,
+) -> list[ItemSummary]:
+    """Newest first, by order of acceptance; `before` is the id of the last item of the page before."""
+    wanted: list[tuple[str, str | None]] = [
+        ("items.state = ?", state),
+        ("items.source = ?", source),
+        ("EXISTS (SELECT 1 FROM deliveries WHERE item = items.seq AND destination = ?)", destination),
+        ("items.seq < (SELECT seq FROM items AS last WHERE last.id = ?)", before),
+    ]
+    conditions = " AND ".join(condition for condition, value in wanted if value is not None) or "TRUE"
+    rows = db.execute(
+        f"SELECT {ITEM_COLUMNS} FROM items WHERE {conditions} ORDER BY items.seq DESC LIMIT ?",  # noqa: S608
+        [value for _, value in wanted if value is not None] + [limit],
+    ).fetchall()
+    return [_summary(db, row) for row in rows]
+
+
+def item(db: sqlite3.Connection, item_id: str) -> ItemDetail | None:
+    row = db.execute(f"SELECT {ITEM_COLUMNS}, items.payload FROM items WHERE id = ?", (item_id,)).fetchone()  # noqa: S608
+    if row is None:
+        return None
+    deliveries = db.execute("SELECT * FROM deliveries WHERE item = ? ORDER BY id", (row["seq"],)).fetchall()
+    return ItemDetail(
+        item=item_from(row, row["payload"]),
+        state=State(row["state"]),
+        priority=priority_from(row["priority"]),
+        reason=row["reason"],
+        has_content=bool(row["has_content"]),
+        ended_at=row["ended_at"],
+        deliveries=tuple(_detail(db, delivery, item_id) for delivery in deliveries),
+    )
+
+
+def find_by_path(db: sqlite3.Connection, source: str, path: bytes) -> str | None:
+    """The id of the newest item that came from this path."""
+    row = db.execute(
+        "SELECT id FROM items WHERE source = ? AND origin_path = ? ORDER BY seq DESC LIMIT 1", (source, path)
+    ).fetchone()
+    return None if row is None else row["id"]
+
+
+def quarantined(db: sqlite3.Connection, source: str | None, limit: int) -> list[QuarantinedFile]:
+    """Files that wait for a technician, newest first."""
+    rows = db.execute(
+        "SELECT source, path, size_bytes, reason, at FROM ledger WHERE reason IS NOT NULL"
+        " AND (?1 IS NULL OR source = ?1) ORDER BY at DESC LIMIT ?2",
+        (source, limit),
+    )
+    return [
+        QuarantinedFile(
+            source=row["source"], path=row["path"], size_bytes=row["size_bytes"], reason=row["reason"], at=row["at"]
+        )
+        for row in rows
+    ]
+
+
+def known(db: sqlite3.Connection, source: str, after: bytes, limit: int) -> list[Known]:
+    """A page of the ledger, in path order."""
+    rows = db.execute(
+        "SELECT * FROM ledger WHERE source = ? AND path > ? ORDER BY path LIMIT ?", (source, after, limit)
+    )
+    return [Known(origin=origin_from(row), item_id=row["item"], reason=row["reason"]) for row in rows]
+
+
+def oldest_pending(db: sqlite3.Connection) -> float | None:
+    """When the oldest item that is still owed to somebody was accepted."""
+    found = [
+        db.execute(
+            "SELECT accepted_at FROM items INDEXED BY items_kept"
+            " WHERE has_content = 1 AND priority = ? AND state = 'pending' ORDER BY seq LIMIT 1",
+            (int(priority),),
+        ).fetchone()
+        for priority in Priority
+    ]
+    return min((row["accepted_at"] for row in found if row is not None), default=None)
+
+
+def note(db: sqlite3.Connection, key: str) -> str | None:
+    row = db.execute("SELECT value FROM notes WHERE key = ?", (key,)).fetchone()
+    return None if row is None else row["value"]
+
+
+def kept_media(db: sqlite3.Connection, item_ids: Sequence[str]) -> set[str]:
+    """Those of these ids whose media belongs to a row."""
+    marks = ",".join("?" * len(item_ids))
+    rows = db.execute(
+        f"SELECT id FROM items WHERE id IN ({marks}) AND kind = 'media' AND has_content = 1",  # noqa: S608
+        item_ids,
+    )
+    return {row["id"] for row in rows}
+
+
+def media_after(db: sqlite3.Connection, seq: int, limit: int) -> list[tuple[int, Item]]:
+    """A page of the items whose media should be there, in order of acceptance."""
+    rows = db.execute(
+        f"SELECT {ITEM_COLUMNS} FROM items WHERE seq > ? AND kind = 'media' AND has_content = 1"  # noqa: S608
+        " ORDER BY seq LIMIT ?",
+        (seq, limit),
+    )
+    return [(row["seq"], item_from(row)) for row in rows]
+
+
+def _summary(db: sqlite3.Connection, row: sqlite3.Row) -> ItemSummary:
+    deliveries = db.execute("SELECT * FROM deliveries WHERE item = ? ORDER BY id", (row["seq"],))
+    return ItemSummary(
+        item=item_from(row),
+        state=State(row["state"]),
+        priority=priority_from(row["priority"]),
+        reason=row["reason"],
+        has_content=bool(row["has_content"]),
+        ended_at=row["ended_at"],
+        deliveries=tuple(delivery_from(delivery, row["id"]) for delivery in deliveries),
+    )
+
+
+def _detail(db: sqlite3.Connection, row: sqlite3.Row, item_id: str) -> DeliveryDetail:
+    attempts = db.execute("SELECT * FROM attempts WHERE delivery = ? ORDER BY number", (row["id"],))
+    return DeliveryDetail(
+        delivery=delivery_from(row, item_id),
+        attempts=tuple(
+            AttemptRecord(
+                number=attempt["number"],
+                started_at=attempt["started_at"],
+                ended_at=attempt["ended_at"],
+                outcome=Outcome(attempt["outcome"]),
+                reason=attempt["reason"],
+            )
+            for attempt in attempts
+        ),
+        steps=steps_of(db, row["id"]),
+        receipt=None if row["receipt"] is None else fields_from(row["receipt"]),
+        proof=row["proof"],
+        ended_at=row["ended_at"],
+        was_dropped=bool(row["dropped"]),
+    )

@@ -1,0 +1,112 @@
+-- The disk queue. Times are Unix seconds UTC; sizes are bytes; JSON is text. Every column says what it is for.
+-- This file is the newest shape; an older spool gets there by the numbered files in migrations/.
+-- Columns are a wire format: add, do not reuse. user_version is the number of the last migration.
+
+CREATE TABLE items (
+    seq          INTEGER PRIMARY KEY, -- order of acceptance; lists go by it, since the clock may jump
+    id           TEXT NOT NULL UNIQUE, -- what people and files are called by: time and chance in Crockford base32
+    source       TEXT NOT NULL, -- name of the source it came from
+    name         TEXT NOT NULL, -- what the outside called it: hostile text
+    kind         TEXT NOT NULL CHECK (kind IN ('media', 'message')), -- media: a file in media/; message: the payload column
+    content_type TEXT NOT NULL, -- MIME type, by content where that is possible
+    size_bytes   INTEGER NOT NULL CHECK (size_bytes >= 0), -- of the content as accepted
+    sha256       TEXT NOT NULL, -- of the content, lower-case hex
+    md5          TEXT NOT NULL, -- of the content, lower-case hex: what storage servers answer with
+    captured_at  REAL NOT NULL, -- when the camera or sensor made it, as far as known
+    accepted_at  REAL NOT NULL, -- when it became ours, by the wall clock of that moment
+    payload      BLOB, -- content of a message; NULL for media, and once it was let go
+    topic        TEXT, -- MQTT topic it came on, if any
+    attributes   TEXT NOT NULL DEFAULT '{}', -- JSON object of strings from a path template
+    location     TEXT, -- JSON object of the position at capture, if known
+    origin_path  BLOB, -- path below its source's folder, as raw bytes, if it was a file
+    state        TEXT NOT NULL CHECK (state IN ('pending', 'delivered', 'dead', 'evicted', 'expired')), -- follows from its deliveries
+    priority     INTEGER NOT NULL CHECK (priority BETWEEN 0 AND 4), -- most urgent of its deliveries; 4: no rule wanted it
+    has_content  INTEGER NOT NULL CHECK (has_content IN (0, 1)), -- whether the media file or the payload is still kept
+    ended_at     REAL, -- when it stopped being pending; NULL while it is
+    reason       TEXT NOT NULL DEFAULT '' -- why it ended, where no delivery can tell: evicted, unclaimed
+) STRICT;
+
+-- Room is made, and the oldest is found, class by class.
+CREATE INDEX items_kept ON items (priority, state, seq) WHERE has_content = 1;
+-- What may be forgotten.
+CREATE INDEX items_ended ON items (state, ended_at) WHERE ended_at IS NOT NULL;
+-- From a file in a drop folder to its item.
+CREATE INDEX items_origin ON items (source, origin_path) WHERE origin_path IS NOT NULL;
+
+CREATE TABLE deliveries (
+    id             INTEGER PRIMARY KEY AUTOINCREMENT, -- never reused: idempotency keys are made from it
+    item           INTEGER NOT NULL REFERENCES items (seq) ON DELETE CASCADE, -- what is owed
+    destination    TEXT NOT NULL, -- to whom, by name in the configuration
+    action         TEXT NOT NULL, -- which of the destination's actions
+    rule           TEXT NOT NULL, -- name of the rule that asked for it
+    priority       INTEGER NOT NULL CHECK (priority BETWEEN 0 AND 3), -- 0 emergency, 1 high, 2 normal, 3 bulk
+    state          TEXT NOT NULL CHECK (state IN ('pending', 'delivered', 'dead', 'evicted', 'expired')), -- there is no "running"
+    attempts       INTEGER NOT NULL DEFAULT 0, -- tries begun: charged before each of them
+    created_at     REAL NOT NULL, -- when it was ordered
+    owed_since     REAL NOT NULL, -- giving up as too old counts from here: created_at, or the last retry by hand
+    due_at         REAL NOT NULL, -- not before this; also the order inside a priority
+    arguments      TEXT NOT NULL DEFAULT '{}', -- JSON object, templates as written in the rule
+    follow_ups     TEXT NOT NULL DEFAULT '[]', -- JSON list of orders (`then`), created when this one is delivered
+    parent_receipt TEXT NOT NULL DEFAULT '{}', -- JSON object: receipt of the delivery that this one follows up
+    reason         TEXT NOT NULL DEFAULT '', -- last answer in words
+    receipt        TEXT, -- JSON object: what the destination gave back
+    proof          TEXT, -- what proves the delivery, in words
+    ended_at       REAL, -- when it stopped being pending; NULL while it is
+    dropped        INTEGER NOT NULL DEFAULT 0 CHECK (dropped IN (0, 1)) -- a person gave it up: dead, but no longer a worry
+) STRICT;
+
+-- The next one: a seek, whatever the backlog.
+CREATE INDEX deliveries_due ON deliveries (destination, priority, due_at) WHERE state = 'pending';
+-- The deliveries of one item.
+CREATE INDEX deliveries_item ON deliveries (item);
+-- Only what was really tried may be given up as too old.
+CREATE INDEX deliveries_old ON deliveries (owed_since) WHERE state = 'pending' AND attempts >= 3;
+-- What `retry` may wake.
+CREATE INDEX deliveries_failed ON deliveries (destination, id) WHERE state IN ('dead', 'expired', 'evicted');
+
+CREATE TABLE attempts (
+    delivery   INTEGER NOT NULL REFERENCES deliveries (id) ON DELETE CASCADE, -- which delivery was tried
+    number     INTEGER NOT NULL, -- 1 for the first try; the first 5 and the last 50 are kept
+    started_at REAL NOT NULL, -- charged at this moment
+    ended_at   REAL, -- NULL: under way, or cut by a crash
+    outcome    TEXT NOT NULL, -- `started`, or how it ended
+    reason     TEXT NOT NULL DEFAULT '', -- the answer in words
+    PRIMARY KEY (delivery, number)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE steps (
+    delivery INTEGER NOT NULL REFERENCES deliveries (id) ON DELETE CASCADE, -- whose step
+    name     TEXT NOT NULL, -- as the destination calls it
+    position INTEGER NOT NULL, -- order in which steps were begun: a rewind forgets one and all later ones
+    result   TEXT, -- JSON object; NULL: the intent is stored, the effect may or may not have happened
+    PRIMARY KEY (delivery, name)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE ledger (
+    source     TEXT NOT NULL, -- name of the folder source
+    path       BLOB NOT NULL, -- below the source's folder, raw bytes
+    device     INTEGER NOT NULL, -- st_dev when seen; may change from boot to boot, so it identifies nothing
+    inode      INTEGER NOT NULL, -- st_ino
+    size_bytes INTEGER NOT NULL, -- st_size
+    mtime_ns   INTEGER NOT NULL, -- st_mtime_ns
+    item       TEXT, -- id of the item it became; outlives the item while the file is still in the folder
+    reason     TEXT, -- why it is in quarantine
+    at         REAL NOT NULL, -- when this was written
+    PRIMARY KEY (source, path),
+    CHECK ((item IS NULL) <> (reason IS NULL))
+) STRICT, WITHOUT ROWID;
+
+-- What waits for a technician.
+CREATE INDEX ledger_quarantined ON ledger (source, at) WHERE reason IS NOT NULL;
+
+CREATE TABLE counters (
+    subject TEXT NOT NULL, -- '' the spool, 'source:NAME' or 'destination:NAME'
+    name    TEXT NOT NULL, -- what is counted; `…_ms` is a moment, in Unix milliseconds
+    value   INTEGER NOT NULL, -- changed in the same transaction as what it counts
+    PRIMARY KEY (subject, name)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE notes (
+    key   TEXT PRIMARY KEY, -- name of a small fact
+    value TEXT NOT NULL -- the fact
+) STRICT, WITHOUT ROWID;

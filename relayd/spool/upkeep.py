@@ -1,0 +1,252 @@
+"""Operations that end or forget what nobody tried to deliver just now: retry, drop, expire, evict, purge.
+
+Promises: each call does a bounded amount. What is expired, evicted or dropped leaves a row that says so; only `purge`
+removes rows, and the counters still count them. Nothing undelivered goes for something less urgent than itself.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from relayd.model import Kind, State
+from relayd.spool import database
+from relayd.spool.change import Change, destination_subject
+from relayd.spool.limits import UNCLAIMED
+from relayd.spool.states import free_content, move_delivery, set_item_state, settle
+
+AT_ONCE = 500
+"""Rows that one call changes at most: bounds how long it holds up the commits of others."""
+
+CANDIDATES_AT_ONCE = 100_000
+"""How far one call looks for something to evict."""
+
+EARLIEST_BELIEVABLE = 1_735_689_600.0
+"""2025-01-01: a stamp before it was made by a clock that did not know the time."""
+LATEST_AHEAD_SECONDS = 86_400.0
+"""A stamp further in the future than this was made by a clock that has been put back since."""
+
+_DELIVERY = "id, item, destination, state, dropped"
+
+
+def retry(
+    change: Change, item_ids: Sequence[str] | None, destination: str | None, after: int, *, now: float
+) -> tuple[int, int]:
+    """Make failed deliveries with an id above `after` due again, where the content is still there; their steps stay.
+
+    Returns (how many, id to go on after; 0 at the end). `item_ids` must be few; None means all.
+    """
+    if item_ids is None:
+        rows = change.db.execute(
+            "SELECT deliveries.id, item, destination, deliveries.state, dropped, has_content FROM deliveries"
+            " JOIN items ON items.seq = item WHERE deliveries.state IN ('dead', 'expired', 'evicted')"
+            " AND deliveries.id > ?1 AND (?2 IS NULL OR destination = ?2) ORDER BY deliveries.id LIMIT ?3",
+            (after, destination, AT_ONCE),
+        ).fetchall()
+    else:
+        rows = change.db.execute(
+            "SELECT deliveries.id, item, destination, deliveries.state, dropped, has_content FROM deliveries"  # noqa: S608
+            " JOIN items ON items.seq = item WHERE deliveries.state IN ('dead', 'expired', 'evicted')"
+            f" AND items.id IN ({','.join('?' * len(item_ids))})",
+            item_ids,
+        ).fetchall()
+        rows = [row for row in rows if destination in (None, row["destination"])]
+    able = [row for row in rows if row["has_content"]]
+    for row in able:
+        move_delivery(change, row, State.PENDING, reason="to be tried again, by hand", now=now)
+        change.db.execute("UPDATE deliveries SET due_at = ?1, owed_since = ?1 WHERE id = ?2", (now, row["id"]))
+        change.hints.add(row["destination"])
+    for item in {row["item"] for row in able}:
+        settle(change, item, now=now)
+    more = item_ids is None and len(rows) == AT_ONCE
+    return len(able), rows[-1]["id"] if more else 0
+
+
+def drop(change: Change, item_ids: Sequence[str], *, now: float) -> int:
+    """Give items up by hand: what is still owed of them is dead, and their content goes. How many had something."""
+    count = 0
+    for item_id in item_ids:
+        item = change.db.execute("SELECT seq, state FROM items WHERE id = ?", (item_id,)).fetchone()
+        if item is None or item["state"] == State.DELIVERED:
+            continue
+        rows = change.db.execute(
+            f"SELECT {_DELIVERY} FROM deliveries WHERE item = ? AND state <> 'delivered' AND dropped = 0",  # noqa: S608
+            (item["seq"],),
+        ).fetchall()
+        for row in rows:
+            move_delivery(change, row, State.DEAD, reason="dropped by hand", now=now, was_dropped=True)
+        if rows:
+            settle(change, item["seq"], now=now)
+        elif item["state"] == State.PENDING:
+            set_item_state(change, item["seq"], State.DEAD, reason="dropped by hand", now=now)
+        freed = free_content(change, item["seq"])
+        count += int(bool(rows) or freed > 0 or item["state"] == State.PENDING)
+    return count
+
+
+def expire(change: Change, *, now: float, give_up_after: float, min_attempts: int) -> int:
+    """End deliveries that were tried often enough for too long."""
+    _restamp(change, "deliveries", "owed_since", "state = 'pending' AND attempts >= 3", now)
+    rows = change.db.execute(
+        f"SELECT {_DELIVERY}, attempts FROM deliveries INDEXED BY deliveries_old"  # noqa: S608
+        " WHERE state = 'pending' AND attempts >= 3 AND attempts >= ? AND owed_since <= ?"
+        " ORDER BY owed_since LIMIT ?",
+        (min_attempts, now - give_up_after, AT_ONCE),
+    ).fetchall()
+    for row in rows:
+        reason = f"given up after {give_up_after / 86400:g} days and {row['attempts']} attempts"
+        move_delivery(change, row, State.EXPIRED, reason=reason, now=now)
+    for item in {row["item"] for row in rows}:
+        settle(change, item, now=now)
+    return len(rows)
+
+
+def expire_unclaimed(change: Change, *, now: float, keep_unclaimed: float) -> int:
+    """Let go of what no rule wanted and no incident claimed in time."""
+    rows = change.db.execute(
+        "SELECT seq, accepted_at FROM items INDEXED BY items_kept WHERE has_content = 1 AND priority = ?"
+        " AND state = 'pending' ORDER BY seq LIMIT ?",
+        (UNCLAIMED, AT_ONCE),
+    ).fetchall()
+    count = 0
+    for row in rows:
+        if not now - keep_unclaimed < row["accepted_at"] <= now + LATEST_AHEAD_SECONDS:
+            set_item_state(change, row["seq"], State.EXPIRED, reason="no rule wanted it", now=now)
+            free_content(change, row["seq"])
+            count += 1
+    return count
+
+
+def purge(change: Change, *, now: float, keep_delivered: float, keep_dead: float) -> int:
+    """Forget items that ended long enough ago; the ledger and the counters still know them."""
+    count = 0
+    for state in State:
+        if state is State.PENDING:
+            continue
+        _restamp(change, "items", "ended_at", f"state = '{state}' AND ended_at IS NOT NULL", now)
+        keep = keep_delivered if state is State.DELIVERED else keep_dead
+        rows = change.db.execute(
+            "SELECT seq FROM items INDEXED BY items_ended WHERE state = ? AND ended_at IS NOT NULL AND ended_at <= ?"
+            " ORDER BY ended_at LIMIT ?",
+            (state, now - keep, AT_ONCE - count),
+        ).fetchall()
+        for row in rows:
+            _forget(change, row["seq"], state)
+        count += len(rows)
+    return count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """Room that is wanted. `priority` is the newcomer's; None when nobody waits for it, only a limit is exceeded."""
+
+    bytes_wanted: int
+    inodes_wanted: int
+    priority: int | None
+    when_full: str
+
+
+def evict(change: Change, room: Room, *, now: float) -> int:
+    """Make room, least urgent first and oldest first, or do nothing if there is not enough to gain. How many went.
+
+    Bounded: a caller who still lacks room calls again.
+    """
+    chosen: list[sqlite3.Row] = []
+    bytes_gained, inodes_gained = 0, 0
+    for row in _evictable(change.db, room):
+        chosen.append(row)
+        bytes_gained += row["size_bytes"]
+        inodes_gained += row["kind"] == Kind.MEDIA
+        if bytes_gained >= room.bytes_wanted and inodes_gained >= room.inodes_wanted:
+            break
+        if len(chosen) >= CANDIDATES_AT_ONCE:
+            break
+    else:
+        if room.priority is not None:
+            return 0
+    for row in chosen[:AT_ONCE]:
+        _evict_one(change, row, now)
+    return len(chosen[:AT_ONCE])
+
+
+def _evictable(db: sqlite3.Connection, room: Room) -> Iterator[sqlite3.Row]:
+    """What may go for this newcomer, in the order in which it goes: delivered rests, unclaimed, then by urgency."""
+    newcomer = 0 if room.priority is None else room.priority
+    classes: list[tuple[int, State]] = [(priority, State.DELIVERED) for priority in range(UNCLAIMED, -1, -1)]
+    for priority in range(UNCLAIMED, -1, -1):
+        if priority >= newcomer:
+            classes += [(priority, state) for state in (State.EXPIRED, State.EVICTED, State.DEAD)]
+        if _may_go_undelivered(priority, room):
+            classes.append((priority, State.PENDING))
+    for priority, state in classes:
+        yield from db.execute(
+            "SELECT seq, id, kind, size_bytes, state, priority FROM items INDEXED BY items_kept"
+            " WHERE has_content = 1 AND priority = ? AND state = ? ORDER BY seq",
+            (priority, state),
+        )
+
+
+def _may_go_undelivered(priority: int, room: Room) -> bool:
+    if priority == UNCLAIMED:
+        return True
+    if room.when_full == "wait" or (room.priority is None and room.when_full == "evict-lower"):
+        return False
+    if room.priority is None:
+        return priority > 0
+    return priority > room.priority or (priority == room.priority and room.when_full == "evict-oldest")
+
+
+def _evict_one(change: Change, row: sqlite3.Row, now: float) -> None:
+    if row["state"] == State.DELIVERED:
+        _forget(change, row["seq"], State.DELIVERED)
+        return
+    reason = "evicted: no room in the spool"
+    deliveries = change.db.execute(
+        f"SELECT {_DELIVERY} FROM deliveries WHERE item = ? AND state = 'pending'",  # noqa: S608
+        (row["seq"],),
+    ).fetchall()
+    for delivery in deliveries:
+        move_delivery(change, delivery, State.EVICTED, reason=reason, now=now)
+    if deliveries:
+        settle(change, row["seq"], now=now)
+    elif row["state"] == State.PENDING:
+        set_item_state(change, row["seq"], State.EVICTED, reason=reason, now=now)
+    free_content(change, row["seq"])
+    change.warn("item %s (%s, %d bytes) evicted: no room in the spool", row["id"], row["state"], row["size_bytes"])
+
+
+def _forget(change: Change, item: int, state: State) -> None:
+    """Remove an ended item's rows; the counters keep counting it."""
+    free_content(change, item)
+    rows = change.db.execute(
+        "SELECT destination, state, count(*) AS number FROM deliveries WHERE item = ? AND dropped = 0"
+        " GROUP BY destination, state",
+        (item,),
+    ).fetchall()
+    for row in rows:
+        subject = destination_subject(row["destination"])
+        if row["state"] == State.DELIVERED:
+            change.count("purged.delivered", row["number"], subject)
+        else:
+            change.count(row["state"], -row["number"], subject)
+    change.db.execute("DELETE FROM items WHERE seq = ?", (item,))
+    change.count("stored", -1)
+    change.count(f"purged.{state}")
+
+
+def give_back(change: Change) -> None:
+    """Return some of the database's spare pages to the file system."""
+    database.give_back(change.db)
+
+
+def _restamp(change: Change, table: str, column: str, condition: str, now: float) -> None:
+    """Stamps that a wrong clock made say nothing about age: those rows are counted as from now."""
+    if now < EARLIEST_BELIEVABLE:
+        return
+    for wrong in (f"{column} < {EARLIEST_BELIEVABLE}", f"{column} > {now + LATEST_AHEAD_SECONDS}"):
+        change.db.execute(
+            f"UPDATE {table} SET {column} = ? WHERE rowid IN"  # noqa: S608 - names from this file
+            f" (SELECT rowid FROM {table} WHERE {condition} AND {wrong} LIMIT {AT_ONCE})",
+            (now,),
+        )
