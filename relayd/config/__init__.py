@@ -21,7 +21,7 @@ from relayd.config.reading import Sections, read_sections
 from relayd.config.sections import Config
 from relayd.config.together import faults_between
 from relayd.errors import ConfigError
-from relayd.spool.limits import SpoolConfig
+from relayd.spool import SpoolConfig
 
 __all__ = ["Config", "Loaded", "load", "spool_path_of"]
 

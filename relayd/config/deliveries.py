@@ -16,6 +16,7 @@ from relayd.config.together import unknown
 from relayd.config.words import Fault, fields_of, validate
 from relayd.rules import KNOWN, OWN_HEALTH, DeliverConfig, RuleConfig
 from relayd.sources.base import SourceConfig
+from relayd.sources.folder_config import FolderConfig
 from relayd.sources.name_pattern import NamePattern
 from relayd.templates import Known, did_you_mean, faults_of_condition, faults_of_text, is_template
 
@@ -67,8 +68,9 @@ def _known(sections: Sections, names: object) -> Known:
 
 
 def _attributes(source: SourceConfig) -> tuple[str, ...]:
-    pattern = getattr(source, "name_pattern", None)
-    return NamePattern(pattern).fields if isinstance(pattern, str) else ()
+    if not isinstance(source, FolderConfig) or source.name_pattern is None:
+        return ()
+    return NamePattern(source.name_pattern).fields
 
 
 def _sources(sections: Sections, names: object, path: Path, *, may_be_own: bool) -> Iterator[Fault]:

@@ -58,6 +58,9 @@ def _planned_in_rule(path: Path, rule: RuleConfig) -> Iterator[Notice]:
 
 
 def _rules_that_surprise(sections: Sections) -> Iterator[Notice]:
+    for kind, consequence in (("source", "nothing would be taken"), ("destination", "nothing would be sent")):
+        if not sections.names(kind):
+            yield (kind,), f"there is no {kind}, so {consequence}: write a [{kind}.NAME]"
     if sections.source and sections.destination and not sections.rule:
         yield ("rule",), "there is no rule, so nothing would be delivered: write a [[rule]]"
         return

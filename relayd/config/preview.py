@@ -18,8 +18,9 @@ from relayd.config.sections import Config
 from relayd.config.words import plain, words_of
 from relayd.errors import RelaydError
 from relayd.model import JSON, Device, Item, Kind, Order
+from relayd.sources.folder_config import FolderConfig, zone_of
 from relayd.sources.name_pattern import NamePattern, captured_at
-from relayd.sources.topic import topic_matches
+from relayd.sources.topic import TopicConfig, topic_matches
 from relayd.templates import did_you_mean
 
 ID_LATER = "<id>"
@@ -44,7 +45,8 @@ def item_of_file(config: Config, path: Path, source: str | None) -> Item:
         raise CannotPreview(f"cannot read {path}: {error.strerror}") from None
     name = _source_of_file(config, path, source)
     attributes = _attributes(config, name, path)
-    told = captured_at(attributes, None)
+    settings = config.source.get(name)
+    told = captured_at(attributes, zone_of(settings.time_zone) if isinstance(settings, FolderConfig) else None)
     return Item(
         id=ID_LATER,
         source=name,
@@ -146,7 +148,7 @@ def _filled(
 
 
 def _source_of_file(config: Config, path: Path, wanted: str | None) -> str:
-    folders = [name for name, source in config.source.items() if source.type == "folder"]
+    folders = [name for name, source in config.source.items() if isinstance(source, FolderConfig)]
     if wanted is not None:
         return _named(config, wanted)
     place = path.resolve()
@@ -163,7 +165,7 @@ def _source_of_message(config: Config, wanted: str | None, topic: str | None) ->
     fitting = [
         name
         for name, source in config.source.items()
-        if source.type == "mqtt" and any(topic_matches(topic or "", one) for one in getattr(source, "topics", ()))
+        if isinstance(source, TopicConfig) and any(topic_matches(topic or "", one) for one in source.topics)
     ]
     if len(fitting) == 1:
         return fitting[0]
@@ -181,12 +183,11 @@ def _named(config: Config, name: str) -> str:
 def _attributes(config: Config, name: str, path: Path) -> dict[str, str]:
     """What the source's pattern reads from the file's name."""
     source = config.source.get(name)
-    pattern = getattr(source, "name_pattern", None)
-    if not isinstance(pattern, str):
+    if not isinstance(source, FolderConfig) or source.name_pattern is None:
         return {}
     folder, place = _folder(config, name), path.resolve()
     shown = place.relative_to(folder).as_posix() if place.is_relative_to(folder) else path.name
-    return NamePattern(pattern).match(shown) or {}
+    return NamePattern(source.name_pattern).match(shown) or {}
 
 
 def _folder(config: Config, name: str) -> Path:

@@ -21,7 +21,7 @@ from relayd.links import LinkConfig
 from relayd.reporter import FleetConfig
 from relayd.rules import OWN_HEALTH, RuleConfig
 from relayd.sources.base import SourceConfig
-from relayd.spool.limits import SpoolConfig
+from relayd.spool import SpoolConfig
 from relayd.templates import did_you_mean
 
 SINGLE: Mapping[str, type[Section]] = {

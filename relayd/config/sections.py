@@ -17,7 +17,7 @@ from relayd.model import Device, Location
 from relayd.reporter import FleetConfig
 from relayd.rules import RuleConfig
 from relayd.sources.base import SourceConfig
-from relayd.spool.limits import SpoolConfig
+from relayd.spool import SpoolConfig
 
 _LISTEN = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):(\d{1,5})")
 
