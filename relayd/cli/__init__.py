@@ -119,7 +119,7 @@ def _never_choke_on_names() -> None:
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
     metavar="FILE",
     help="Use this configuration instead of /etc/relayd/relayd.toml and /etc/relayd/conf.d/*.toml.",
 )
