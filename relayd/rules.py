@@ -15,10 +15,11 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import ConfigDict, Field
 
+from relayd.cage import TemplateError
 from relayd.clock import rfc3339
 from relayd.fields import Duration, Section, written
 from relayd.model import JSON, Device, Fields, Item, Kind, Location, Order, Priority
-from relayd.templates import Known, TemplateError, fill_in, is_true
+from relayd.templates import Known, fill_in, is_true
 
 __all__ = ["OWN_HEALTH", "Decision", "RuleBook", "RuleConfig", "TemplateError", "Verdict", "compile_rules", "render"]
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from relayd import __version__, destinations, sources
+from relayd.cage import TemplateError
 from relayd.config.locate import Path
 from relayd.config.reading import Sections
 from relayd.rules import OWN_HEALTH, RuleConfig
-from relayd.templates import TemplateError, fields_used
+from relayd.templates import fields_used
 
 Notice = tuple[Path, str]
 

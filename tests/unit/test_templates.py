@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relayd.cage import LONGEST_TEXT, TemplateError
 from relayd.templates import (
     LONGEST_TEMPLATE,
-    LONGEST_TEXT,
     Known,
-    TemplateError,
     faults_of_condition,
     faults_of_text,
     fill_in,
