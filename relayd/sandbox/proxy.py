@@ -100,14 +100,14 @@ class Proxy:
         for line in self._lines:
             line.reset()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         weather = self._queue.pop(0) if self._queue else self.weather
-        task = asyncio.current_task()
-        line = _Line(reader, writer, weather)
-        if task is not None:
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        task = asyncio.create_task(self._carry(_Line(reader, writer, weather)), name="proxy line")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _carry(self, line: _Line) -> None:
         self._lines.add(line)
         try:
             await line.carry(*self._target)

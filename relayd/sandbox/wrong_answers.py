@@ -158,7 +158,7 @@ async def _drip(exchange: Exchange) -> web.StreamResponse:
 
 
 async def _garbage(exchange: Exchange) -> web.StreamResponse:
-    _farewell(exchange, b"\x15\x03\x01\x00\x02\x02\x28 this is not HTTP\r\n\r\n")
+    _farewell(exchange, b"\x15\x03\x01\x00\x02\x02\x28 this is not HTTP")
     raise Dropped("garbage")
 
 

@@ -14,7 +14,7 @@ import json
 import re
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -164,6 +164,13 @@ def signed_fields(
     text = policy if isinstance(policy, bytes) else json.dumps(document if policy is None else policy).encode()
     encoded = base64.b64encode(text).decode()
     return [*fields, *scope, ("policy", encoded), ("x-amz-signature", sign(encoded, date))]
+
+
+async def until(holds: Callable[[], bool], timeout_seconds: float = 10) -> None:
+    """Wait for a state that nobody announces."""
+    async with asyncio.timeout(timeout_seconds):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 async def curl(*arguments: str) -> tuple[int, str]:
