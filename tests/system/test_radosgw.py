@@ -13,7 +13,9 @@ import pytest
 
 from relayd.addressguard import AddressGuard
 from relayd.errors import Rejected, Rewind
-from relayd.httpclient import Answer, HttpClient, HttpConfig
+from relayd.httpanswer import Answer
+from relayd.httpclient import HttpClient
+from relayd.httpconfig import HttpConfig
 from relayd.s3form import ONE_BODY_LIMIT_BYTES, Form, SlotRefused, compared_md5, judge
 from relayd.s3storage import Storage as Poster
 from tests.system import radosgw
