@@ -7,6 +7,7 @@ Results are JSON documents; what cannot be done is a RelaydError in words.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -103,13 +104,13 @@ class Operations:
 
     async def why(self, about: str) -> dict[str, Any]:
         """Why an item, or a file in a drop folder, is where it is: `{"about", "item", "text"}`. Raises UnknownItem."""
-        detail = await self._spool.item(about)
+        detail = await self._spool.item(about) if about.isascii() else None
         if detail is None and Path(about).is_absolute():
-            for name, source in self._parts().sources.items():
-                text = await source.why(about)
-                if text is not None:
-                    return {"about": about, "item": None, "text": f"source {name}: {text}"}
             detail = await self._by_path(about)
+            is_there = os.path.lexists(about)  # whatever was taken from here before, this file is another one
+            text = await self._why_file(about) if is_there or detail is None else None
+            if text is not None:
+                return {"about": about, "item": None, "text": text}
         if detail is None:
             raise UnknownItem(
                 f"{printable(about)} is neither an item nor a file that a source knows; `relayd items` lists all"
@@ -201,6 +202,13 @@ class Operations:
         if detail is None:
             raise UnknownItem(f"no item {printable(item_id)} in the spool; `relayd items` lists them")
         return detail
+
+    async def _why_file(self, path: str) -> str | None:
+        for name, source in self._parts().sources.items():
+            text = await source.why(path)
+            if text is not None:
+                return f"source {name}: {text}"
+        return None
 
     async def _by_path(self, path: str) -> ItemDetail | None:
         for source in self._parts().sources.values():
