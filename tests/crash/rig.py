@@ -109,31 +109,33 @@ class Rig:
     def start_sandbox(self, faults: str = "", settings: Mapping[str, object] | None = None) -> None:
         """Start the stand-in and wait until it listens."""
         words = [f"{name}={value}" for name, value in (settings or {}).items()]
-        self._sandbox = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "relayd", "sandbox"),
-                *("--listen", f"127.0.0.1:{self.port}", "--state", str(self.shelf), "--faults", faults),
-                *(part for word in words for part in ("--set", word)),
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=(self.shelf.parent / "sandbox.log").open("ab"),
-        )
+        with (self.shelf.parent / "sandbox.log").open("ab") as log:
+            self._sandbox = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "relayd", "sandbox"),
+                    *("--listen", f"127.0.0.1:{self.port}", "--state", str(self.shelf), "--faults", faults),
+                    *(part for word in words for part in ("--set", word)),
+                ],
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
         wait_until(self._sandbox_listens, "the sandbox listens")
 
     def script(self, faults: str) -> None:
         """Replace the faults in force."""
-        self._post("/_sandbox/faults", {"script": faults})
+        self._post("/_sandbox/faults", {"faults": faults})
 
     def start_relay(self, prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         """Start the daemon; `prefix` is put before the command (strace)."""
         environment = {**os.environ, "RIG_SECRET": SECRET}
-        self._relay = subprocess.Popen(
-            [*prefix, sys.executable, *self._entry, "--config", str(self.config), "run"],
-            cwd=REPOSITORY,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=self.log.open("ab"),
-        )
+        with self.log.open("ab") as log:
+            self._relay = subprocess.Popen(
+                [*prefix, sys.executable, *self._entry, "--config", str(self.config), "run"],
+                cwd=REPOSITORY,
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
         return self._relay
 
     def let_relay_run(self, seconds: float) -> None:
