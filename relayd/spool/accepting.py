@@ -14,6 +14,7 @@ from relayd.errors import SpoolError
 from relayd.files import text_of
 from relayd.model import Capture, Item, Kind, Order, Origin, State
 from relayd.spool.change import Change, source_subject
+from relayd.spool.limits import on_disk
 from relayd.spool.rows import (
     ITEM_COLUMNS,
     attributes_of,
@@ -53,7 +54,7 @@ def accept(
     change.count(State.PENDING)
     change.count("bytes", content.size_bytes)
     if item.kind is Kind.MEDIA:
-        change.count("media_bytes", content.size_bytes)
+        change.count("media_bytes", on_disk(content.size_bytes))
     change.count("captured", 1, subject)
     change.mark("last_at_ms", now, subject)
     return item

@@ -19,13 +19,16 @@ from relayd.model import Capture, Item, Kind, Order
 from relayd.spool import upkeep
 from relayd.spool.accepting import Content, accept
 from relayd.spool.engine import Engine
-from relayd.spool.limits import Shortage
+from relayd.spool.limits import Shortage, on_disk
 from relayd.spool.rows import new_id, priority_of
 
 log = logging.getLogger("relayd.spool")
 
 ROW_BYTES = 2048
 """What the rows of one item take, roughly; counted when looking for room."""
+
+EVICTION_ROUNDS = 8
+"""Space that was let go may take its time (somebody still reads the file): rather refuse than evict on and on."""
 
 
 async def take_in(
@@ -34,9 +37,11 @@ async def take_in(
     """Durable when it returns. Closes `source_fd`, a descriptor of the caller's that is given away."""
     with _closing(source_fd):
         size_bytes = _size_of(capture)
+        if capture.kind is Kind.MESSAGE and capture.file is not None:
+            raise ValueError("a message lives in its row: hand its bytes over as payload")
         if size_bytes > engine.config.max_file_size:
             raise Quarantined(f"{size_bytes} bytes are more than spool.max_file_size, {engine.config.max_file_size}")
-        with await _claim(engine, size_bytes + ROW_BYTES, priority_of(orders), now):
+        with await _claim(engine, on_disk(size_bytes) + ROW_BYTES, priority_of(orders), now):
             if capture.kind is Kind.MESSAGE:
                 content = _measure(capture.payload or b"")
                 return await _commit(engine, capture, content, orders, new_id(now), now)
@@ -77,13 +82,16 @@ async def _commit(
 
 async def _claim(engine: Engine, size_bytes: int, priority: int, now: float) -> contextlib.AbstractContextManager[None]:
     """Room for this many bytes until the context ends. Raises SpoolFull."""
-    lacking = engine.missing(size_bytes, priority)
-    while lacking is not None:
-        gone = await make_room(engine, lacking, priority, now=now)
+    for _ in range(EVICTION_ROUNDS):
         lacking = engine.missing(size_bytes, priority)
-        if lacking is not None and not gone:
-            raise SpoolFull(f"no room for {size_bytes} bytes, {lacking.text}; the original is kept at its source")
-    return _claimed(engine, size_bytes)
+        if lacking is None:
+            return _claimed(engine, size_bytes)
+        if not await make_room(engine, lacking, priority, now=now):
+            break
+    lacking = engine.missing(size_bytes, priority)
+    if lacking is None:
+        return _claimed(engine, size_bytes)
+    raise SpoolFull(f"no room for {size_bytes} bytes, {lacking.text}; the original is kept at its source")
 
 
 async def make_room(engine: Engine, lacking: Shortage, priority: int | None, *, now: float) -> int:

@@ -10,6 +10,7 @@ import sqlite3
 
 from relayd.model import State
 from relayd.spool.change import SPOOL, Key, destination_subject, source_subject
+from relayd.spool.limits import BLOCK_BYTES
 
 
 def recount(db: sqlite3.Connection) -> dict[Key, int]:
@@ -56,8 +57,9 @@ def _spool(db: sqlite3.Connection) -> dict[Key, int]:
     counted[SPOOL, "stored"] = stored
     counted[SPOOL, "accepted"] = stored + sum(purged.values())
     sums = db.execute(
-        "SELECT coalesce(sum(size_bytes), 0), coalesce(sum(size_bytes) FILTER (WHERE kind = 'media'), 0)"
-        " FROM items WHERE has_content = 1"
+        "SELECT coalesce(sum(size_bytes), 0), coalesce(sum((size_bytes + ?1 - 1) / ?1 * ?1)"
+        " FILTER (WHERE kind = 'media'), 0) FROM items WHERE has_content = 1",
+        (BLOCK_BYTES,),
     ).fetchone()
     counted[SPOOL, "bytes"], counted[SPOOL, "media_bytes"] = sums[0], sums[1]
     return counted

@@ -18,10 +18,10 @@ from pathlib import Path
 from relayd.errors import SpoolDamaged, SpoolError, SpoolFull, SpoolTooNew
 
 FILE_NAME = "spool.db"
+TABLES = ("items", "deliveries", "attempts", "steps", "ledger", "counters", "notes")
 APPLICATION_ID = 0x72656C79
 SYNCHRONOUS = "FULL"
-WAL_LIMIT_BYTES = 4 * 2**20
-"""The write-ahead log is copied into the database when it reaches this, and cut back to it after a burst."""
+LARGEST_WAL_BYTES = 4 * 2**20
 
 PAGE_BYTES = 4096
 SPARE_PAGES_KEPT = 256
@@ -39,8 +39,11 @@ class Migration:
     sql: str
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """The one connection that writes. Creates the file if it is not there; raises sqlite3.Error."""
+def connect(path: Path, wal_limit_bytes: int = LARGEST_WAL_BYTES) -> sqlite3.Connection:
+    """The one connection that writes. Creates the file if it is not there; raises sqlite3.Error.
+
+    The write-ahead log is copied into the database when it reaches its limit, and cut back to it after a burst.
+    """
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=5.0)
     try:
         db.row_factory = sqlite3.Row
@@ -49,8 +52,8 @@ def connect(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute(f"PRAGMA synchronous = {SYNCHRONOUS}")
         db.execute("PRAGMA foreign_keys = ON")
-        db.execute(f"PRAGMA wal_autocheckpoint = {WAL_LIMIT_BYTES // PAGE_BYTES}")
-        db.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
+        db.execute(f"PRAGMA wal_autocheckpoint = {wal_limit_bytes // PAGE_BYTES}")
+        db.execute(f"PRAGMA journal_size_limit = {wal_limit_bytes}")
         db.execute("PRAGMA cache_size = -4096")
         db.execute("PRAGMA temp_store = MEMORY")
     except BaseException:
@@ -91,7 +94,7 @@ def bring_up_to_date(
 ) -> tuple[int, int]:
     """Make a new database, or migrate an older one; returns (number before, number now), 0 for a new one.
 
-    Raises SpoolTooNew. Each step is one transaction: a crash in the middle leaves the number before.
+    Raises SpoolTooNew, SpoolDamaged. Each step is one transaction: a crash in the middle leaves the number before.
     """
     steps = migrations() if steps is None else steps
     newest = max((step.number for step in steps), default=1)
@@ -101,6 +104,10 @@ def bring_up_to_date(
             f"this spool has the shape {before} of a newer relayd, this version knows shapes up to {newest}: "
             "install the newer version again, or give this one another spool.path"
         )
+    names = {row[0] for row in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    application: int = db.execute("PRAGMA application_id").fetchone()[0]
+    if (before == 0 and names) or (before and (application != APPLICATION_ID or "items" not in names)):
+        raise SpoolDamaged(f"the database is no spool of relayd (application {application}, shape {before})")
     if before == 0:
         sql = newest_schema() if schema is None else schema
         _run(db, f"{sql}\nPRAGMA application_id = {APPLICATION_ID};\nPRAGMA user_version = {newest};")
@@ -121,9 +128,8 @@ def probe(db: sqlite3.Connection) -> None:
 
     Not a proof of health, which would cost a pass over the whole file (`relayd spool check` does that).
     """
-    names = [row[0] for row in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-    for name in names:
-        db.execute(f'SELECT * FROM "{name}" LIMIT 1').fetchone()  # noqa: S608 - a name from the schema itself
+    for name in TABLES:
+        db.execute(f"SELECT * FROM {name} LIMIT 1").fetchone()  # noqa: S608
     for ascending in ("ASC", "DESC"):
         db.execute(f"SELECT seq, state FROM items ORDER BY seq {ascending} LIMIT 1").fetchone()  # noqa: S608
         db.execute(f"SELECT id, state FROM deliveries ORDER BY id {ascending} LIMIT 1").fetchone()  # noqa: S608

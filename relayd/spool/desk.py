@@ -38,43 +38,43 @@ class Desk:
         limit: int = 100,
     ) -> list[ItemSummary]:
         """A page, newest first by order of acceptance; `before` is the id of the last item of the page before."""
-        return await self._engine.read(
+        return await self._engine.browse(
             lists.items, state=state, source=source, destination=destination, before=before, limit=limit
         )
 
     async def item(self, item_id: str) -> ItemDetail | None:
         """Everything about one item; of each delivery's attempts the first and the last ones."""
-        return await self._engine.read(lists.item, item_id)
+        return await self._engine.browse(lists.item, item_id)
 
     async def find_by_path(self, source: str, path: bytes) -> str | None:
         """The id of the newest item that came from this path below the source's folder."""
-        return await self._engine.read(lists.find_by_path, source, path)
+        return await self._engine.browse(lists.find_by_path, source, path)
 
     async def quarantined(self, source: str | None, limit: int) -> list[QuarantinedFile]:
         """Files that wait for a technician, newest first."""
-        return await self._engine.read(lists.quarantined, source, limit)
+        return await self._engine.browse(lists.quarantined, source, limit)
 
     async def retry(self, item_ids: Sequence[str] | None, destination: str | None, *, now: float) -> int:
         """Make dead, expired and evicted deliveries (None: of all items) due now, where the content is still kept.
 
         Stored steps stay. Returns how many deliveries.
         """
-        if item_ids is not None:
-            pages = [item_ids[start : start + NAMED_AT_ONCE] for start in range(0, len(item_ids), NAMED_AT_ONCE)]
-            return sum([(await self._retry(page, destination, 0, now))[0] for page in pages])
-        total, after = 0, 0
-        while True:
-            count, after = await self._retry(None, destination, after, now)
-            total += count
-            if not after:
-                return total
+        names = list(self._engine.tally.destinations()) if destination is None else [destination]
+        if item_ids is None:
+            return sum([await self._retry_all(name, now) for name in names])
+        total = 0
+        for start in range(0, len(item_ids), NAMED_AT_ONCE):
+            page = item_ids[start : start + NAMED_AT_ONCE]
+            total += await self._write(partial(upkeep.retry_items, item_ids=page, destinations=names, now=now))
+        return total
 
-    async def _retry(
-        self, item_ids: Sequence[str] | None, destination: str | None, after: int, now: float
-    ) -> tuple[int, int]:
-        return await self._write(
-            partial(upkeep.retry, item_ids=item_ids, destination=destination, after=after, now=now)
-        )
+    async def _retry_all(self, destination: str, now: float) -> int:
+        total = 0
+        after: int | None = 0
+        while after is not None:
+            count, after = await self._write(partial(upkeep.retry_all, destination=destination, after=after, now=now))
+            total += count
+        return total
 
     async def drop(self, item_ids: Sequence[str], *, now: float) -> int:
         """Give items up for good: their deliveries are dead with the reason, their content goes. How many items."""
@@ -116,11 +116,6 @@ class Desk:
             sources=tally.sources(),
             destinations=tally.destinations(),
         )
-
-    def _floor_bytes(self) -> int:
-        config = self._engine.config
-        total = Disk.of(self._engine.folder.root).total_bytes
-        return max(config.min_free, int(total * config.min_free_percent / 100))
 
     async def _write(self, operation: Operation[T]) -> T:
         return await self._engine.write(operation)

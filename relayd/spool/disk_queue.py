@@ -40,19 +40,14 @@ class Spool(Desk):
         folder = SpoolFolder(config.path)
         folder.lock()
         try:
-            db = await asyncio.to_thread(open_database, folder, now=now)
-            await asyncio.to_thread(folder.clear_incoming)
+            db = await asyncio.to_thread(open_database, folder, now=now, wal_limit_bytes=config.own_bytes)
+            engine = Engine(config, folder, db)
         except BaseException:
             folder.unlock()
             raise
-        spool = cls(Engine(config, folder, db))
-        spool._start()
-        return spool
-
-    def _start(self) -> None:
-        engine = self._engine
         engine.background(sweep(engine), "sweep the spool")
-        engine.background(engine.in_files(engine.folder.keep_headroom, self._floor_bytes()), "keep headroom")
+        engine.background(engine.keep_headroom(), "keep headroom")
+        return cls(engine)
 
     async def close(self) -> None:
         """Finish what was begun, join every thread, and let go of the folder."""
@@ -205,9 +200,10 @@ class Spool(Desk):
 
     async def evict_if_needed(self, *, now: float) -> int:
         """Back within the limits, as far as what nobody is owed goes (see `when_full`)."""
-        await self._engine.in_files(self._engine.folder.keep_headroom, self._floor_bytes())
-        lacking = self._engine.missing(0, 0)
-        return 0 if lacking is None else await arriving.make_room(self._engine, lacking, None, now=now)
+        engine = self._engine
+        await engine.keep_headroom()
+        lacking = engine.missing(0, 0)
+        return 0 if lacking is None else await arriving.make_room(engine, lacking, None, now=now)
 
     async def sweep(self) -> int:
         """One pass over all media, as after each start: strays go, rows without their media are told."""

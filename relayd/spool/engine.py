@@ -12,6 +12,7 @@ import logging
 import sqlite3
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from relayd.errors import SpoolError, SpoolFull
@@ -32,6 +33,33 @@ DAMAGE_MARK = "damaged"
 """A file of this name says that the running relay found damage: the next start repairs."""
 
 
+class Reader:
+    """One connection that only looks, and its thread."""
+
+    def __init__(self, path: Path, name: str, damaged: Callable[[], None]) -> None:
+        self._path = path
+        self._damaged = damaged
+        self._db = database.connect_reader(path)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+
+    async def run(self, look: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Raises SpoolError."""
+
+        def work() -> T:
+            try:
+                return look(self._db, *args, **kwargs)
+            except sqlite3.Error as error:
+                if database.is_damage(error):
+                    self._damaged()
+                raise database.in_words(error, self._path) from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    async def close(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._db.close)
+        self._thread.shutdown()
+
+
 class Engine:
     """Built by `Engine.open`, in a thread and in the loop; ended by `close`."""
 
@@ -49,11 +77,12 @@ class Engine:
         self._background: list[asyncio.Task[Any]] = []
         self._loop = asyncio.get_running_loop()
         self._files = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="spool-files")
-        self._readers = ThreadPoolExecutor(1, thread_name_prefix="spool-reader")
-        self._reader = database.connect_reader(self.path)
+        self._reader = Reader(self.path, "spool-reader", self._mark_damage)
+        self._browser = Reader(self.path, "spool-browser", self._mark_damage)
         self.writer = Writer(
             self.path,
             db,
+            wal_limit_bytes=config.own_bytes,
             published=self._publish,
             make_headroom=folder.release_headroom,
             damaged=self._mark_damage,
@@ -67,17 +96,14 @@ class Engine:
         return await self.writer.submit(operation, weight=weight, grows=grows)
 
     async def read(self, look: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Look something up, as of the last commit."""
+        """Look something up that a seek finds, as of the last commit."""
+        return await self._reader.run(look, *args, **kwargs)
 
-        def run() -> T:
-            try:
-                return look(self._reader, *args, **kwargs)
-            except sqlite3.Error as error:
-                if database.is_damage(error):
-                    self._mark_damage()
-                raise database.in_words(error, self.path) from error
-
-        return await self._loop.run_in_executor(self._readers, run)
+    async def browse(
+        self, look: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """The same for people, who may ask for what takes long; nobody else waits behind them."""
+        return await self._browser.run(look, *args, **kwargs)
 
     async def in_files(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Something with files, off the loop."""
@@ -119,10 +145,15 @@ class Engine:
             priority=priority,
         )
 
+    async def keep_headroom(self) -> None:
+        """Take hold of the headroom again, if the disk has room for it."""
+        floor_bytes = self.config.floor_bytes(Disk.of(self.folder.root))
+        await self.in_files(self.folder.keep_headroom, self.config.own_bytes, floor_bytes)
+
     @property
     def used_bytes(self) -> int:
         """What the spool takes of its `max_size`."""
-        return self.tally.value("media_bytes") + self.database_bytes
+        return self.tally.value("media_bytes") + self.database_bytes + 2 * self.config.own_bytes
 
     async def settled(self) -> None:
         """Wait until files that commits have let go are gone."""
@@ -135,8 +166,8 @@ class Engine:
             task.cancel()
         while self._tasks:
             await asyncio.wait(self._tasks)
-        await self._loop.run_in_executor(self._readers, self._reader.close)
-        self._readers.shutdown()
+        await self._reader.close()
+        await self._browser.close()
         await self.in_files(self.writer.stop)
         while self._tasks:
             await asyncio.wait(self._tasks)
@@ -156,9 +187,11 @@ class Engine:
                 hint(hints)
 
     def _mark_damage(self) -> None:
-        log.error("the database %s is damaged; the next start salvages it", self.path)
+        mark = self.folder.root / DAMAGE_MARK
         try:
-            (self.folder.root / DAMAGE_MARK).touch()
+            if not mark.exists():
+                log.error("the database %s is damaged; the next start salvages it", self.path)
+                mark.touch()
         except OSError as error:
             log.error("cannot leave a mark for the next start: %s", error.strerror)
 

@@ -20,6 +20,9 @@ UNCLAIMED = 4
 """Stored in place of a priority for an item that no rule wanted: less urgent than bulk."""
 
 
+BLOCK_BYTES = 4096
+
+
 class SpoolConfig(Section):
     """`[spool]`: where the disk queue is, how large it may grow, and how long it keeps things."""
 
@@ -48,6 +51,20 @@ class SpoolConfig(Section):
     """How long media that no rule wanted is kept, so that an incident can still claim it."""
     give_up_after: Duration = written("30d", gt=0)
     """Age at which trying ends; a number of tries never ends it."""
+
+    @property
+    def own_bytes(self) -> int:
+        """What the write-ahead log, and the headroom for a full disk, take of `max_size`: this much each."""
+        return min(4 * 2**20, self.max_size // 16)
+
+    def floor_bytes(self, disk: Disk) -> int:
+        """Free space that stays for others."""
+        return max(self.min_free, int(disk.total_bytes * self.min_free_percent / 100))
+
+
+def on_disk(size_bytes: int) -> int:
+    """What a file of this size takes, in whole blocks."""
+    return -(-size_bytes // BLOCK_BYTES) * BLOCK_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +103,8 @@ def shortage(
     reserve = min(config.urgent_reserve, config.max_size // 8)
     spared = 0 if priority == Priority.EMERGENCY else reserve
     over = used_bytes + claimed_bytes + size_bytes - (config.max_size - spared)
-    floor = max(config.min_free, int(disk.total_bytes * config.min_free_percent / 100)) - (reserve - spared)
-    below = max(floor, 0) - (disk.free_bytes - claimed_bytes - size_bytes)
+    floor = max(0, config.floor_bytes(disk) - (reserve - spared))
+    below = floor - (disk.free_bytes - claimed_bytes - size_bytes)
     inodes = int(disk.total_inodes * config.min_free_inodes_percent / 100) + 1 - disk.free_inodes
     if disk.total_inodes == 0:  # btrfs and others have no fixed number
         inodes = 0

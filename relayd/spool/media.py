@@ -32,7 +32,6 @@ from relayd.spool.rows import is_id
 log = logging.getLogger("relayd.spool")
 
 SHELVES = "0123456789abcdefghjkmnpqrstvwxyz"
-HEADROOM_BYTES = 8 * 2**20
 NAMES_AT_ONCE = 500
 
 
@@ -52,7 +51,7 @@ class SpoolFolder:
     def lock(self) -> None:
         """Own this folder until `unlock` or death. Raises SpoolLocked, or SpoolError if it cannot be made or used."""
         try:
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make_root()
             lock_fd = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise SpoolError(
@@ -71,6 +70,12 @@ class SpoolFolder:
         with contextlib.suppress(OSError):  # the pid is for people; a full disk must not keep us from owning the lock
             os.ftruncate(lock_fd, 0)
             os.pwrite(lock_fd, f"{os.getpid()}\n".encode(), 0)
+
+    def _make_root(self) -> None:
+        missing = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in missing:
+            self.sync(folder.parent)
 
     def unlock(self) -> None:
         if self._lock_fd is not None:
@@ -202,17 +207,17 @@ class SpoolFolder:
 
     # --- headroom
 
-    def keep_headroom(self, floor_bytes: int) -> bool:
+    def keep_headroom(self, size_bytes: int, floor_bytes: int) -> bool:
         """Take hold of the headroom, unless that would leave less than `floor_bytes` free. True if it is there."""
         try:
-            if self._headroom.exists() and self._headroom.stat().st_size == HEADROOM_BYTES:
+            if self._headroom.exists() and self._headroom.stat().st_size >= size_bytes:
                 return True
             found = os.statvfs(self.root)
-            if found.f_bavail * found.f_frsize < floor_bytes + 2 * HEADROOM_BYTES:
+            if found.f_bavail * found.f_frsize < floor_bytes + 2 * size_bytes:
                 return False
             headroom_fd = os.open(self._headroom, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                os.posix_fallocate(headroom_fd, 0, HEADROOM_BYTES)
+                os.posix_fallocate(headroom_fd, 0, size_bytes)
             finally:
                 os.close(headroom_fd)
         except OSError as error:

@@ -86,7 +86,7 @@ def _finish(folder: SpoolFolder, aside: Path, *, now: float) -> Salvaged:
     db = database.connect(folder.root / REBUILT)
     try:
         database.bring_up_to_date(db)
-        rows, broken = _copy(aside, db) if aside.exists() else ({}, ())
+        rows, broken = _copy(aside, db) if aside.exists() and aside.stat().st_size else ({}, ())
         _make_consistent(db, now=now)
         strays = _set_strays_aside(folder, db)
     finally:

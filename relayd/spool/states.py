@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 
 from relayd.model import Fields, Kind, Order, State
 from relayd.spool.change import Change, destination_subject
+from relayd.spool.limits import on_disk
 from relayd.spool.rows import orders_to_json, priority_of, to_json
 
 _WORST_FIRST = (State.DEAD, State.EVICTED, State.EXPIRED, State.DELIVERED)
@@ -97,6 +98,6 @@ def free_content(change: Change, item: int) -> int:
     size_bytes: int = row["size_bytes"]
     change.count("bytes", -size_bytes)
     if row["kind"] == Kind.MEDIA:
-        change.count("media_bytes", -size_bytes)
+        change.count("media_bytes", -on_disk(size_bytes))
         change.freed.append(row["id"])
     return size_bytes

@@ -7,7 +7,7 @@ removes rows, and the counters still count them. Nothing undelivered goes for so
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from relayd.model import Kind, State
@@ -28,30 +28,31 @@ LATEST_AHEAD_SECONDS = 86_400.0
 """A stamp further in the future than this was made by a clock that has been put back since."""
 
 _DELIVERY = "id, item, destination, state, dropped"
+_FAILED = (
+    "deliveries.id, item, destination, deliveries.state, dropped, has_content FROM deliveries"
+    " JOIN items ON items.seq = item WHERE deliveries.state IN ('dead', 'expired', 'evicted')"
+)
 
 
-def retry(
-    change: Change, item_ids: Sequence[str] | None, destination: str | None, after: int, *, now: float
-) -> tuple[int, int]:
-    """Make failed deliveries with an id above `after` due again, where the content is still there; their steps stay.
+def retry_items(change: Change, item_ids: Sequence[str], destinations: Collection[str], *, now: float) -> int:
+    """Make failed deliveries of these few items due again, where the content is still there; their steps stay."""
+    rows = change.db.execute(
+        f"SELECT {_FAILED} AND items.id IN ({','.join('?' * len(item_ids))})",
+        item_ids,
+    ).fetchall()
+    return _revive(change, [row for row in rows if row["destination"] in destinations], now)
 
-    Returns (how many, id to go on after; 0 at the end). `item_ids` must be few; None means all.
-    """
-    if item_ids is None:
-        rows = change.db.execute(
-            "SELECT deliveries.id, item, destination, deliveries.state, dropped, has_content FROM deliveries"
-            " JOIN items ON items.seq = item WHERE deliveries.state IN ('dead', 'expired', 'evicted')"
-            " AND deliveries.id > ?1 AND (?2 IS NULL OR destination = ?2) ORDER BY deliveries.id LIMIT ?3",
-            (after, destination, AT_ONCE),
-        ).fetchall()
-    else:
-        rows = change.db.execute(
-            "SELECT deliveries.id, item, destination, deliveries.state, dropped, has_content FROM deliveries"  # noqa: S608
-            " JOIN items ON items.seq = item WHERE deliveries.state IN ('dead', 'expired', 'evicted')"
-            f" AND items.id IN ({','.join('?' * len(item_ids))})",
-            item_ids,
-        ).fetchall()
-        rows = [row for row in rows if destination in (None, row["destination"])]
+
+def retry_all(change: Change, destination: str, after: int, *, now: float) -> tuple[int, int | None]:
+    """The same for all of a destination with an id above `after`: (how many, where to go on, None at the end)."""
+    rows = change.db.execute(
+        f"SELECT {_FAILED} AND destination = ? AND deliveries.id > ? ORDER BY deliveries.id LIMIT ?",
+        (destination, after, AT_ONCE),
+    ).fetchall()
+    return _revive(change, rows, now), rows[-1]["id"] if len(rows) == AT_ONCE else None
+
+
+def _revive(change: Change, rows: Sequence[sqlite3.Row], now: float) -> int:
     able = [row for row in rows if row["has_content"]]
     for row in able:
         move_delivery(change, row, State.PENDING, reason="to be tried again, by hand", now=now)
@@ -59,8 +60,7 @@ def retry(
         change.hints.add(row["destination"])
     for item in {row["item"] for row in able}:
         settle(change, item, now=now)
-    more = item_ids is None and len(rows) == AT_ONCE
-    return len(able), rows[-1]["id"] if more else 0
+    return len(able)
 
 
 def drop(change: Change, item_ids: Sequence[str], *, now: float) -> int:
@@ -68,10 +68,11 @@ def drop(change: Change, item_ids: Sequence[str], *, now: float) -> int:
     count = 0
     for item_id in item_ids:
         item = change.db.execute("SELECT seq, state FROM items WHERE id = ?", (item_id,)).fetchone()
-        if item is None or item["state"] == State.DELIVERED:
+        if item is None or item["state"] in (State.DELIVERED, State.EVICTED):
             continue
         rows = change.db.execute(
-            f"SELECT {_DELIVERY} FROM deliveries WHERE item = ? AND state <> 'delivered' AND dropped = 0",  # noqa: S608
+            f"SELECT {_DELIVERY} FROM deliveries WHERE item = ? AND state IN ('pending', 'dead', 'expired')"  # noqa: S608
+            " AND dropped = 0",
             (item["seq"],),
         ).fetchall()
         for row in rows:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from relayd.errors import SpoolError, SpoolFull
+from relayd.errors import SpoolFull
 from relayd.spool import database
 from relayd.spool.change import Change
 
@@ -60,6 +60,7 @@ class Writer:
         path: Path,
         db: sqlite3.Connection,
         *,
+        wal_limit_bytes: int,
         published: Callable[[Change, int], None],
         make_headroom: Callable[[], bool],
         damaged: Callable[[], None],
@@ -68,6 +69,7 @@ class Writer:
         thread when the disk is full, True if it could free something; `damaged` in the thread when the file is."""
         self._path = path
         self._db = db
+        self._wal_limit_bytes = wal_limit_bytes
         self._published = published
         self._make_headroom = make_headroom
         self._damaged = damaged
@@ -75,7 +77,9 @@ class Writer:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._riders: list[_Job] = []
         self._ride_until = 0.0
+        self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="spool-writer")
+        self._last_size_bytes = 0
         self.failed_last = False
 
     def start(self) -> None:
@@ -99,9 +103,8 @@ class Writer:
     # --- in the thread
 
     def _run(self) -> None:
-        is_open = True
-        while is_open:
-            group, is_open = self._next_group()
+        while not self._is_closing:
+            group = self._next_group()
             if group:
                 self._finish(*self._carry_out(group))
         try:
@@ -109,44 +112,43 @@ class Writer:
         except sqlite3.Error as error:
             log.error("closing the spool: %s", database.in_words(error, self._path))
 
-    def _next_group(self) -> tuple[list[_Job], bool]:
-        """Wait for work; then take all there is, up to the caps. False: no more will come."""
+    def _next_group(self) -> list[_Job]:
+        """Wait for work; then take all there is, up to the caps, and those that ride along."""
         group: list[_Job] = []
         weight = 0
-        while len(group) < GROUP_OPERATIONS and weight < GROUP_BYTES:
+        while len(group) + len(self._riders) < GROUP_OPERATIONS and weight < GROUP_BYTES:
             try:
-                job = self._jobs.get_nowait() if group else self._jobs.get(timeout=self._patience())
+                job = self._jobs.get(block=not group, timeout=self._patience())
             except queue.Empty:
                 break
             if job is None:
-                return group + self._riders, False
+                self._is_closing = True
+                break
             if job.future is None:
                 self._ride_until = self._ride_until if self._riders else time.monotonic() + RIDE_SECONDS
                 self._riders.append(job)
-                if len(self._riders) < GROUP_OPERATIONS:
-                    continue
             else:
                 group.append(job)
                 weight += job.weight
-                continue
-            break
         riders, self._riders = self._riders, []
-        return group + riders, True
+        return group + riders
 
     def _patience(self) -> float | None:
         return max(0.0, self._ride_until - time.monotonic()) if self._riders else None
 
     def _carry_out(self, group: list[_Job]) -> tuple[list[_End], Change | None]:
+        """Commit them together; on a full disk at least those that do not bring in anything new."""
         try:
             return self._commit(group)
-        except sqlite3.Error as error:
+        except Exception as error:  # noqa: BLE001 - this thread must outlive whatever it is: everybody waits for it
             failure = self._recover(error)
-        if not (isinstance(failure, SpoolFull) and self._make_headroom()):
+        modest = [job for job in group if not job.grows]
+        if not (modest and isinstance(failure, SpoolFull) and self._make_headroom()):
             return [_End(job, error=failure) for job in group], None
         refused = [_End(job, error=failure) for job in group if job.grows]
         try:
-            ends, change = self._commit([job for job in group if not job.grows])
-        except sqlite3.Error as error:
+            ends, change = self._commit(modest)
+        except Exception as error:  # noqa: BLE001 - as above
             failure = self._recover(error)
             return [_End(job, error=failure) for job in group], None
         return refused + ends, change
@@ -183,7 +185,7 @@ class Writer:
         self._db.execute("RELEASE operation")
         return _End(job, error=error)
 
-    def _recover(self, error: sqlite3.Error) -> SpoolError:
+    def _recover(self, error: Exception) -> Exception:
         """Back to a connection that can try again; the error in words."""
         self.failed_last = True
         try:
@@ -191,17 +193,18 @@ class Writer:
                 self._db.execute("ROLLBACK")
         except sqlite3.Error:
             self._reopen()
+        if not isinstance(error, sqlite3.Error):
+            return error
         if database.is_damage(error):
             self._damaged()
-        failure = database.in_words(error, self._path)
-        if not isinstance(failure, SpoolFull) and database.is_disk_full(error, self._path):
-            failure = SpoolFull(f"the disk of {self._path} is full: free some space, relayd goes on by itself")
-        return failure
+        if database.is_disk_full(error, self._path):
+            return SpoolFull(f"the disk of {self._path} is full: free some space, relayd goes on by itself")
+        return database.in_words(error, self._path)
 
     def _reopen(self) -> None:
         try:
             self._db.close()
-            self._db = database.connect(self._path)
+            self._db = database.connect(self._path, self._wal_limit_bytes)
         except sqlite3.Error as error:
             log.error("%s", database.in_words(error, self._path))
 
@@ -210,11 +213,18 @@ class Writer:
         if change is not None:
             for text, words in change.warnings:
                 log.warning(text, *words)
-            size_bytes = database.live_bytes(self._db)
+            size_bytes = self._size_bytes()
         for end in ends:
             if end.job.future is None and end.error is not None:
                 log.warning("could not note in the spool, not urgent: %s", end.error)
         self._loop.call_soon_threadsafe(self._resolve, ends, change, size_bytes)
+
+    def _size_bytes(self) -> int:
+        try:
+            self._last_size_bytes = database.live_bytes(self._db)
+        except sqlite3.Error as error:
+            log.warning("%s", database.in_words(error, self._path))
+        return self._last_size_bytes
 
     # --- in the loop
 
