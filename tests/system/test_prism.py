@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from relayd.destinations.rapidsos import RapidSOS, RapidSOSConfig
-from relayd.errors import LoginRefused, Rejected, Rewind, TryAgain, Unavailable
+from relayd.errors import DeliveryError, LoginRefused, Rejected, Rewind, TryAgain, Unavailable
+from relayd.model import Receipt
+from tests.destinations.driver import Line, line
 from tests.system.prism import Proxy, running_prism, running_proxy
 from tests.system.processes import free_port, installed
-from tests.system.tries import Tries
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 SLOT_KEY = "uploads/3f1c2a4e-0b7d-4f5e-9a61-2c0d8e7b1a90/clip-0001.mp4"
 REFERENCE = "ref://3f1c2a4e-0b7d-4f5e-9a61-2c0d8e7b1a90"
+CLIP = hashlib.shake_256(b"clip").digest(30_017)
 RESOLVED = "https://api-sandbox.rapidsos.com/v1/resources/3f1c2a4e-0b7d-4f5e-9a61-2c0d8e7b1a90"
+
+Fed = Callable[..., AbstractAsyncContextManager[Line]]
 
 
 @dataclass(frozen=True)
@@ -47,39 +51,45 @@ async def proxy(mock: Mock) -> AsyncIterator[Proxy]:
 
 
 @pytest.fixture
-def clip(tmp_path: Path) -> Path:
-    media = tmp_path / "clip 1.mp4"
-    media.write_bytes(hashlib.shake_256(b"clip").digest(30_017))
-    return media
-
-
-@asynccontextmanager
-async def adapter(proxy: Proxy, monkeypatch: pytest.MonkeyPatch, **options: object) -> AsyncIterator[RapidSOS]:
+def fed(proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fed:
+    """Opens a new spool that feeds a new adapter; options are those of its section."""
     monkeypatch.setenv("RELAYD_TEST_SECRET", "not-a-secret")
-    section = {
-        "type": "rapidsos",
-        "url": proxy.url,
-        "client_id": "relay",
-        "client_secret": {"env": "RELAYD_TEST_SECRET"},
-    }
-    destination = RapidSOS("rapidsos", RapidSOSConfig.model_validate({**section, **options}))
-    try:
-        yield destination
-    finally:
-        await destination.close()
+    secret = {"env": "RELAYD_TEST_SECRET"}
+    section = {"type": "rapidsos", "url": proxy.url, "client_id": "relay", "client_secret": secret}
+
+    def open_line(**options: object) -> AbstractAsyncContextManager[Line]:
+        config = RapidSOSConfig.model_validate({**section, **options})
+        return line(lambda: RapidSOS("rapidsos", config), tmp_path / "spool")
+
+    return open_line
+
+
+async def tried(
+    relay: Line, content: bytes = CLIP, *, name: str = "clip 1.mp4", content_type: str = "video/mp4"
+) -> Receipt | DeliveryError | None:
+    """How the first try at a new item ended."""
+    await relay.put(content, name, content_type)
+    return await relay.attempt()
+
+
+async def delivered(
+    relay: Line, content: bytes = CLIP, *, name: str = "clip 1.mp4", content_type: str = "video/mp4"
+) -> Receipt:
+    """The receipt that the first try at a new item brought."""
+    outcome = await tried(relay, content, name=name, content_type=content_type)
+    assert isinstance(outcome, Receipt), outcome
+    return outcome
 
 
 @pytest.mark.parametrize("size", [1, 1_000_000, 3_000_017])
-async def test_the_whole_flow_is_accepted_and_the_file_arrives(
-    proxy: Proxy, clip: Path, monkeypatch: pytest.MonkeyPatch, size: int
-) -> None:
-    clip.write_bytes(hashlib.shake_256(b"clip").digest(size))
+async def test_the_whole_flow_is_accepted_and_the_file_arrives(proxy: Proxy, fed: Fed, size: int) -> None:
+    content = hashlib.shake_256(b"clip").digest(size)
 
-    async with adapter(proxy, monkeypatch) as destination:
-        receipt = await Tries(destination, clip, "video/mp4").once()
+    async with fed() as relay:
+        receipt = await delivered(relay, content)
 
     assert receipt.fields == {"uri": REFERENCE, "resolved_url": RESOLVED, "expires_at": None}
-    assert proxy.stored == {SLOT_KEY: clip.read_bytes()}
+    assert proxy.stored == {SLOT_KEY: content}
     assert [(exchange.method, exchange.path) for exchange in proxy.seen] == [
         ("POST", "/oauth/token"),
         ("POST", "/v1/resources"),
@@ -89,17 +99,15 @@ async def test_the_whole_flow_is_accepted_and_the_file_arrives(
     assert proxy.violations == []
 
 
-async def test_a_temporary_url_is_asked_for_with_its_life_and_not_resolved(
-    proxy: Proxy, clip: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_temporary_url_is_asked_for_with_its_life_and_not_resolved(proxy: Proxy, fed: Fed) -> None:
     proxy.force("/v1/resources", "example=temporary")
 
-    async with adapter(proxy, monkeypatch, mode="temporary_url", expire="1h") as destination:
-        receipt = await Tries(destination, clip, "video/mp4").once()
+    async with fed(mode="temporary_url", expire="1h") as relay:
+        receipt = await delivered(relay)
 
     assert str(receipt.fields["uri"]).startswith("https://example-bucket.s3.amazonaws.com/uploads/still-0001.jpg?")
     assert receipt.fields["expires_at"] is not None
-    assert proxy.stored == {"uploads/still-0001.jpg": clip.read_bytes()}
+    assert proxy.stored == {"uploads/still-0001.jpg": CLIP}
     assert proxy.violations == []
 
 
@@ -114,63 +122,53 @@ async def test_a_temporary_url_is_asked_for_with_its_life_and_not_resolved(
     ],
 )
 async def test_whatever_a_camera_calls_its_files_no_request_breaks_the_description(
-    proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content_type: str
+    proxy: Proxy, fed: Fed, name: str, content_type: str
 ) -> None:
-    encoded = name.encode()[:255].decode(errors="ignore")
-    media = tmp_path / encoded
-    media.write_bytes(b"content of a strange file")
+    async with fed() as relay:
+        await delivered(relay, name=name, content_type=content_type)
 
-    async with adapter(proxy, monkeypatch) as destination:
-        await Tries(destination, media, content_type).once()
-
-    assert proxy.stored == {SLOT_KEY: b"content of a strange file"}
+    assert proxy.stored == {SLOT_KEY: CLIP}
     assert proxy.violations == []
 
 
 @pytest.mark.parametrize("example", ["strings", "numbers"])
-async def test_a_token_answer_is_read_with_strings_and_with_numbers(
-    proxy: Proxy, clip: Path, monkeypatch: pytest.MonkeyPatch, example: str
-) -> None:
+async def test_a_token_answer_is_read_with_strings_and_with_numbers(proxy: Proxy, fed: Fed, example: str) -> None:
     proxy.force("/oauth/token", f"example={example}")
 
-    async with adapter(proxy, monkeypatch) as destination:
+    async with fed() as relay:
         for _ in range(2):
-            await Tries(destination, clip, "video/mp4").once()
+            await delivered(relay)
 
     assert proxy.statuses("/oauth/token") == [200]
 
 
 @pytest.mark.parametrize("example", ["object", "string"])
 async def test_the_resolved_address_is_read_from_an_object_and_from_a_bare_string(
-    proxy: Proxy, clip: Path, monkeypatch: pytest.MonkeyPatch, example: str
+    proxy: Proxy, fed: Fed, example: str
 ) -> None:
     proxy.force("/resolve", f"example={example}")
 
-    async with adapter(proxy, monkeypatch) as destination:
-        receipt = await Tries(destination, clip, "video/mp4").once()
+    async with fed() as relay:
+        receipt = await delivered(relay)
 
     assert receipt.fields["resolved_url"] == RESOLVED
 
 
-async def test_a_token_form_that_is_refused_is_sent_again_as_json(
-    proxy: Proxy, clip: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_token_form_that_is_refused_is_sent_again_as_json(proxy: Proxy, fed: Fed) -> None:
     proxy.force("/oauth/token", "code=400")
 
-    async with adapter(proxy, monkeypatch) as destination:
-        await Tries(destination, clip, "video/mp4").once()
+    async with fed() as relay:
+        await delivered(relay)
 
     assert proxy.statuses("/oauth/token") == [400, 200]
     assert proxy.violations == []
 
 
-async def test_an_expired_token_is_renewed_once_within_the_try(
-    proxy: Proxy, clip: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_expired_token_is_renewed_once_within_the_try(proxy: Proxy, fed: Fed) -> None:
     proxy.force("/v1/resources", "code=401")
 
-    async with adapter(proxy, monkeypatch) as destination:
-        await Tries(destination, clip, "video/mp4").once()
+    async with fed() as relay:
+        await delivered(relay)
 
     assert proxy.statuses("/oauth/token") == [200, 200]
     assert proxy.statuses("/v1/resources") == [401, 200]
@@ -203,42 +201,35 @@ async def test_an_expired_token_is_renewed_once_within_the_try(
     ],
 )
 async def test_every_documented_refusal_is_what_it_says(
-    proxy: Proxy, clip: Path, monkeypatch: pytest.MonkeyPatch, ending: str, prefers: list[str], error: type[Exception]
+    proxy: Proxy, fed: Fed, ending: str, prefers: list[str], error: type[Exception]
 ) -> None:
     proxy.force(ending, *prefers)
 
-    async with adapter(proxy, monkeypatch) as destination:
-        tries = Tries(destination, clip, "video/mp4")
-        with pytest.raises(error) as caught:
-            await tries.once()
-        assert type(caught.value) is error
+    async with fed() as relay:
+        assert type(await tried(relay)) is error
 
         if error is not Rejected:  # what may help, helps: the next try arrives
-            receipt = await tries.once()
-            assert receipt.fields["uri"] == REFERENCE
-            assert proxy.stored == {SLOT_KEY: clip.read_bytes()}
+            receipt = await relay.attempt()
+            assert isinstance(receipt, Receipt)
+            assert proxy.stored == {SLOT_KEY: CLIP}
 
 
-async def test_a_retry_after_is_handed_on(proxy: Proxy, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_retry_after_is_handed_on(proxy: Proxy, fed: Fed) -> None:
     proxy.force("/v1/resources", "code=429")
 
-    async with adapter(proxy, monkeypatch) as destination:
-        with pytest.raises(Unavailable) as caught:
-            await Tries(destination, clip, "video/mp4").once()
+    async with fed() as relay:
+        outcome = await tried(relay)
 
-    assert caught.value.retry_after_seconds == 5.0
+    assert isinstance(outcome, Unavailable)
+    assert outcome.retry_after_seconds == 5.0
 
 
-async def test_a_second_try_repeats_nothing_that_was_done(
-    proxy: Proxy, clip: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_second_try_repeats_nothing_that_was_done(proxy: Proxy, fed: Fed) -> None:
     proxy.force("/resolve", "code=500")
 
-    async with adapter(proxy, monkeypatch) as destination:
-        tries = Tries(destination, clip, "video/mp4")
-        with pytest.raises(TryAgain):
-            await tries.once()
-        await tries.once()
+    async with fed() as relay:
+        assert isinstance(await tried(relay), TryAgain)
+        assert isinstance(await relay.attempt(), Receipt)
 
     assert proxy.statuses("/v1/resources") == [200]
     assert proxy.statuses("/s3/example-bucket") == [204]
@@ -246,31 +237,31 @@ async def test_a_second_try_repeats_nothing_that_was_done(
 
 
 async def test_a_reference_that_nobody_knows_is_tried_whole_and_then_reported_without_an_address(
-    proxy: Proxy, clip: Path, monkeypatch: pytest.MonkeyPatch
+    proxy: Proxy, fed: Fed
 ) -> None:
     proxy.force("/resolve", "code=404", "code=404")
 
-    async with adapter(proxy, monkeypatch) as destination:
-        receipt = await Tries(destination, clip, "video/mp4").once()
+    async with fed() as relay:
+        receipt = await delivered(relay)
 
     assert receipt.fields == {"uri": REFERENCE, "resolved_url": None, "expires_at": None}
     assert "address is unknown" in receipt.proof
     assert proxy.statuses("/resolve") == [404, 404]
 
 
-async def test_an_etag_of_other_bytes_is_no_proof(proxy: Proxy, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_etag_of_other_bytes_is_no_proof(proxy: Proxy, fed: Fed) -> None:
     proxy.spoils_etag = True
 
-    async with adapter(proxy, monkeypatch) as destination:
-        with pytest.raises(TryAgain, match="other bytes"):
-            await Tries(destination, clip, "video/mp4").once()
+    async with fed() as relay:
+        outcome = await tried(relay)
+
+    assert isinstance(outcome, TryAgain)
+    assert "other bytes" in str(outcome)
 
 
-async def test_the_check_of_a_configuration_logs_in_and_leaves_no_trace(
-    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with adapter(proxy, monkeypatch) as destination:
-        findings = await destination.check()
+async def test_the_check_of_a_configuration_logs_in_and_leaves_no_trace(proxy: Proxy, fed: Fed) -> None:
+    async with fed() as relay:
+        findings = await relay.destination.check()
 
     assert [finding for finding in findings if not finding.is_good] == []
     assert {exchange.path for exchange in proxy.seen} == {"/oauth/token"}
