@@ -30,6 +30,8 @@ LARGEST_BODY_BYTES = 1024 * 1024
 BLOCK_BYTES = 1024 * 1024
 MOST_UNDER_WAY = 32
 STALL_SECONDS = 60.0
+LEFT_ALONE_BYTES = 16 * 1024 * 1024
+"""The last of the disk, which an upload never takes: the database needs it to go on."""
 
 Admit = Callable[[web.Request], Awaitable[None]]
 """Lets a request pass that changes something, or raises `web.HTTPForbidden` with a sentence."""
@@ -137,6 +139,7 @@ class Handlers:
         wanted = asked.by_query(asked.SendAsked, request.rel_url.raw_query_string)
         name = text_of(os.fsencode(wanted.name))
         with self._operations.stage() as staged:
+            _look_for_room(request, staged)
             await _receive(request, staged)
             if wanted.modified_ns is not None:
                 os.utime(staged.fileno(), ns=(wanted.modified_ns, wanted.modified_ns))
@@ -149,6 +152,15 @@ class Handlers:
         return _answer(result)
 
 
+def _look_for_room(request: web.Request, staged: BinaryIO) -> None:
+    """Before the first byte: whether all of it fits on the disk. Whether the spool may keep it, `put` decides."""
+    if request.content_length is None:
+        raise web.HTTPLengthRequired(text="say how long the file is: Content-Length is missing")
+    disk = os.fstatvfs(staged.fileno())
+    if request.content_length > disk.f_bavail * disk.f_frsize - LEFT_ALONE_BYTES:
+        raise SpoolFull("no room on the spool's disk for this file, it was not taken")
+
+
 async def _receive(request: web.Request, staged: BinaryIO) -> None:
     """The body to the disk, in blocks, off the loop. Raises WrongRequest if it breaks off, SpoolFull without room."""
     try:
@@ -157,8 +169,7 @@ async def _receive(request: web.Request, staged: BinaryIO) -> None:
                 block = await _block(request)
             if not block:
                 break
-            await asyncio.to_thread(staged.write, block)
-        await asyncio.to_thread(staged.flush)
+            await asyncio.to_thread(_write_all, staged, block)
     except TimeoutError:
         raise WrongRequest(f"nothing came for {STALL_SECONDS:.0f} s, the file was not taken") from None
     except (web.RequestPayloadError, ConnectionError):
@@ -167,6 +178,13 @@ async def _receive(request: web.Request, staged: BinaryIO) -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise SpoolFull("no room on the spool's disk for this file, it was not taken") from None
         raise
+
+
+def _write_all(staged: BinaryIO, block: bytes) -> None:
+    left = memoryview(block)
+    while left:
+        left = left[staged.write(left) :]
+    staged.flush()
 
 
 async def _block(request: web.Request) -> bytes:

@@ -127,5 +127,8 @@ def checked(model: type[Kind], values: dict[str, Any]) -> Kind:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        faults = [f"{'.'.join(str(part) for part in one['loc'])}: {one['msg'].removeprefix('Value error, ')}" for one in error.errors()]
+        faults = [
+            f"{'.'.join(str(part) for part in one['loc'])}: {one['msg'].removeprefix('Value error, ')}"
+            for one in error.errors()
+        ]
         raise WrongRequest("; ".join(faults)) from None
