@@ -176,6 +176,6 @@ class Backlog:
         """Why this file is still in its folder, if it is remembered."""
         if path in self._parked:
             return self._parked[path].reason
-        if path in self._todo and self.is_full:
-            return "it waits for room in the spool"
-        return "it is about to be taken" if path in self._todo or path in self._busy else None
+        if path not in self._todo and path not in self._busy:
+            return None
+        return "it waits for room in the spool" if self.is_full else "it is about to be taken"

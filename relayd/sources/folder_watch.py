@@ -180,7 +180,7 @@ class PollWatch:
                     for change, path in changes:
                         if change.name != "deleted":
                             yield os.fsencode(os.path.relpath(path, self._folder))
-            except (OSError, UnicodeError, RuntimeError) as error:
+            except (OSError, UnicodeError, RuntimeError, ExceptionGroup) as error:
                 # A name that is no UTF-8 is enough: then plain scans do its work.
                 log.debug("polling of %a is interrupted: %a", self._folder, str(error))
                 await asyncio.sleep(self._poll_seconds)

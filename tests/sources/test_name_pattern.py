@@ -25,7 +25,7 @@ from relayd.sources.path_filter import PathFilter, is_unfinished
         ),
         ("{camera}_{time}.jpg", "gate_noon.jpg", {"camera": "gate", "time": "noon"}),
         ("{camera}_{time}.jpg", "gate_20260131_120000.png", None),
-        ("{camera}_{time}.jpg", "_20260131_120000.jpg", None),
+        ("{camera}_{time}.jpg", "_.jpg", None),
         ("{camera}_{time}_{n}.jpg", "g_20260131_120000_7.jpg", {"camera": "g", "time": "20260131_120000", "n": "7"}),
         ("{camera}/{date}/{name}", "gate/2026-01-31/a.jpg", {"camera": "gate", "date": "2026-01-31", "name": "a.jpg"}),
         ("{camera}/{date}/{name}", "gate/a.jpg", None),
