@@ -175,6 +175,10 @@ class Rig:
     def objects(self) -> dict[str, StoredObject]:
         return read_objects(self.shelf)
 
+    def is_stored(self, name: str) -> bool:
+        """Whether the content of this dropped file is in the storage."""
+        return self.dropped[name] in {stored.sha256 for stored in self.objects().values()}
+
     def has_arrived(self) -> bool:
         """Whether every dropped file is stored, nothing waits in the folder and the relay owes nothing."""
         if {stored.sha256 for stored in self.objects().values()} < set(self.dropped.values()):
