@@ -1,0 +1,356 @@
+"""The way out: order, retries, pauses, probes and their limits, on a real spool."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from relayd import clock
+from relayd.destinations.base import Attempt
+from relayd.errors import LoginRefused, NotReady, Rejected, Rewind, SpoolFull, TryAgain, Unavailable
+from relayd.model import Order, Priority, Receipt
+from tests.worker.stage import Played, Stage, order, stage
+
+DONE = Receipt(proof="the test says so", fields={"id": 7})
+
+
+@pytest.fixture
+async def it(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with stage(tmp_path) as made:
+        yield made
+
+
+async def accept(_: Attempt) -> Receipt:
+    return DONE
+
+
+async def test_what_is_urgent_goes_first_whatever_came_first(it: Stage) -> None:
+    for priority in (Priority.BULK, Priority.NORMAL, Priority.HIGH, Priority.EMERGENCY):
+        await it.put(priority.word, order("there", priority))
+    there = Played("there", accept)
+    it.start(there)
+    await it.until(lambda: len(there.seen) == 4, "all delivered")
+    assert there.seen == ["emergency", "high", "normal", "bulk"]
+
+
+async def test_a_new_item_is_tried_at_once_and_not_at_the_next_look(it: Stage) -> None:
+    there = Played("there", accept)
+    it.start(there)
+    before = clock.monotonic()
+    item = await it.put("now")
+    await it.until(lambda: it.spool.counters.delivered == 1, "delivered")
+    assert clock.monotonic() - before < 1.0
+    assert await it.state(item) == "delivered"
+
+
+async def test_no_more_than_the_configured_number_is_out_at_once(it: Stage) -> None:
+    out, most, gate = 0, 0, asyncio.Event()
+
+    async def slow(_: Attempt) -> Receipt:
+        nonlocal out, most
+        out += 1
+        most = max(most, out)
+        await gate.wait()
+        out -= 1
+        return DONE
+
+    for number in range(10):
+        await it.put(f"n{number}")
+    there = Played("there", slow)
+    it.start(there, concurrency=3)
+    await it.until(lambda: out == 3, "three are out")
+    gate.set()
+    await it.until(lambda: it.spool.counters.delivered == 10, "all delivered")
+    assert most == 3
+
+
+async def test_a_poison_item_backs_off_alone_and_never_holds_up_the_line(it: Stage) -> None:
+    async def picky(attempt: Attempt) -> Receipt:
+        if attempt.item.name == "poison":
+            raise TryAgain("500")
+        return DONE
+
+    poison = await it.put("poison")
+    others = [await it.put(f"n{number}") for number in range(20)]
+    it.start(Played("there", picky))
+    await it.until(lambda: it.spool.counters.delivered == 20, "all others delivered")
+    assert await it.state(poison) == "pending"
+    assert [await it.state(other) for other in others] == ["delivered"] * 20
+
+
+async def test_an_item_survives_any_number_of_failed_tries_while_the_destination_is_away(it: Stage) -> None:
+    tries = 0
+
+    async def away_for_a_while(_: Attempt) -> Receipt:
+        nonlocal tries
+        tries += 1
+        if tries <= 40:
+            raise Unavailable("no route")
+        return DONE
+
+    item = await it.put("patient")
+    it.start(Played("there", away_for_a_while), cap="20ms")
+    await it.until(lambda: it.spool.counters.delivered == 1, "delivered at last", 20)
+    detail = await it.spool.item(item.id)
+    assert detail is not None
+    assert detail.deliveries[0].delivery.attempts == 41
+
+
+async def test_while_a_destination_is_away_one_small_urgent_item_probes_and_the_backlog_rests(it: Stage) -> None:
+    is_away = True
+
+    async def away(_: Attempt) -> Receipt:
+        if is_away:
+            raise Unavailable("no route")
+        return DONE
+
+    there = Played("there", away)
+    for number in range(30):
+        await it.put(f"bulk{number}", order("there", Priority.BULK), size_bytes=5_000)
+    await it.put("small", order("there", Priority.HIGH), size_bytes=1)
+    await it.put("large", order("there", Priority.HIGH), size_bytes=5_000)
+    worker = it.start(there, concurrency=4, first="50ms", cap="50ms")
+    await it.until(lambda: len(there.seen) >= 8, "several probes")
+    assert worker.view().state == "waiting"
+    assert worker.view().next_try_at is not None
+    first, probes = there.seen[:4], there.seen[4:]
+    assert {"small", "large"} <= set(first)
+    assert not [name for name in probes if name.startswith("bulk")], "urgent items probe, bulk rests"
+    is_away = False
+    await it.until(lambda: it.spool.counters.delivered == 32, "everything goes once it is back")
+    assert worker.view().state == "ok"
+
+
+async def test_a_probe_that_fails_lets_another_item_probe_next(it: Stage) -> None:
+    """An item that alone makes the server answer 503 must not be the only one that is ever tried again."""
+
+    async def chokes(attempt: Attempt) -> Receipt:
+        if attempt.item.name == "choke":
+            raise Unavailable("503")
+        return DONE
+
+    await it.put("choke", size_bytes=1)
+    await it.put("fine", size_bytes=100)
+    it.start(Played("there", chokes))
+    await it.until(lambda: it.spool.counters.delivered == 1, "the fine one gets through")
+
+
+async def test_the_pause_of_one_destination_is_not_noticed_by_another(it: Stage) -> None:
+    async def dead(_: Attempt) -> Receipt:
+        raise Unavailable("no route")
+
+    async def hangs(_: Attempt) -> Receipt:
+        await asyncio.Event().wait()
+        return DONE
+
+    for number in range(5):
+        await it.put(f"n{number}", order("dead"), order("hangs"), order("well"))
+    well = Played("well", accept)
+    it.start(Played("dead", dead))
+    it.start(Played("hangs", hangs))
+    it.start(well)
+    await it.until(lambda: it.spool.counters.destinations["well"].delivered == 5, "the well one got all")
+    assert it.spool.counters.destinations["dead"].pending == 5
+
+
+async def test_a_nudge_ends_a_long_pause(it: Stage) -> None:
+    is_away = True
+
+    async def away(_: Attempt) -> Receipt:
+        if is_away:
+            raise Unavailable("503", retry_after_seconds=3600)
+        return DONE
+
+    await it.put("waits")
+    worker = it.start(Played("there", away), cap="1h")
+    await it.until(lambda: worker.view().state == "waiting", "it pauses")
+    is_away = False
+    worker.nudge(0.1)
+    await it.until(lambda: it.spool.counters.delivered == 1, "delivered after the nudge", 5)
+
+
+async def test_five_failures_in_a_row_pause_the_destination_even_if_each_is_its_own(it: Stage) -> None:
+    async def broken(_: Attempt) -> Receipt:
+        raise TryAgain("500")
+
+    for number in range(20):
+        await it.put(f"n{number}")
+    there = Played("there", broken)
+    worker = it.start(there, first="10s", cap="10s")
+    await it.until(lambda: worker.view().state == "waiting", "it pauses")
+    assert len(there.seen) == 5
+
+
+async def test_a_refused_login_is_a_fault_that_keeps_the_items(it: Stage) -> None:
+    async def refuse(_: Attempt) -> Receipt:
+        raise LoginRefused("client_id or client_secret is wrong")
+
+    item = await it.put("kept")
+    worker = it.start(Played("there", refuse))
+    await it.until(lambda: worker.view().state == "fault", "it is a fault")
+    assert "client_secret" in worker.view().reason
+    assert await it.state(item) == "pending"
+
+
+async def test_a_rejected_item_is_dead_with_the_reason_and_the_next_one_goes(it: Stage) -> None:
+    async def picky(attempt: Attempt) -> Receipt:
+        if attempt.item.name == "wrong":
+            raise Rejected("413 too large")
+        return DONE
+
+    wrong = await it.put("wrong")
+    await it.put("right")
+    worker = it.start(Played("there", picky))
+    await it.until(lambda: it.spool.counters.delivered == 1, "the next one went")
+    detail = await it.spool.item(wrong.id)
+    assert detail is not None
+    assert detail.state.value == "dead"
+    assert detail.deliveries[0].delivery.reason == "413 too large"
+    assert worker.view().state == "ok"
+
+
+async def test_not_ready_waits_without_counting_as_a_failure(it: Stage) -> None:
+    async def not_yet(attempt: Attempt) -> Receipt:
+        if attempt.number < 8:
+            raise NotReady("no report id yet", retry_after_seconds=0.01)
+        return DONE
+
+    await it.put("early")
+    worker = it.start(Played("there", not_yet))
+    await it.until(lambda: it.spool.counters.delivered == 1, "delivered")
+    assert worker.view().state == "ok"
+
+
+async def test_rewind_forgets_the_step_and_what_came_after_it_only(it: Stage) -> None:
+    made: list[str] = []
+
+    async def steps(attempt: Attempt) -> Receipt:
+        async def make(name: str) -> dict[str, object]:
+            made.append(name)
+            return {"of": attempt.number}
+
+        await attempt.step("token", make, "token")  # type: ignore[arg-type]
+        slot = await attempt.step("slot", make, "slot")  # type: ignore[arg-type]
+        if slot["of"] == 1:
+            raise Rewind("slot", "expired")
+        return DONE
+
+    await it.put("again")
+    it.start(Played("there", steps))
+    await it.until(lambda: it.spool.counters.delivered == 1, "delivered")
+    assert made == ["token", "slot", "slot"]
+
+
+async def test_a_fault_of_the_code_backs_off_is_logged_once_with_its_traceback_and_recovers(
+    it: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def buggy(attempt: Attempt) -> Receipt:
+        if attempt.number < 4:
+            raise KeyError("uri")
+        return DONE
+
+    await it.put("bug")
+    with caplog.at_level(logging.ERROR, "relayd.worker"):
+        it.start(Played("there", buggy))
+        await it.until(lambda: it.spool.counters.delivered == 1, "delivered at last")
+    assert len([record for record in caplog.records if record.exc_info]) == 1
+
+
+async def test_a_template_that_fails_when_tried_is_dead_with_the_reason_and_stops_nothing(it: Stage) -> None:
+    broken = await it.put("broken", order("there", text="{{ payload.nothing.there }}"))
+    await it.put("fine", order("there", text="{{ item.name }}"))
+    it.start(Played("there", accept))
+    await it.until(lambda: it.spool.counters.delivered == 1, "the fine one went")
+    detail = await it.spool.item(broken.id)
+    assert detail is not None
+    assert detail.state.value == "dead"
+    assert "text" in detail.deliveries[0].delivery.reason
+
+
+async def test_arguments_reach_the_destination_filled_in(it: Stage) -> None:
+    texts: list[object] = []
+
+    async def read(attempt: Attempt) -> Receipt:
+        texts.append(attempt.arguments["text"])
+        return DONE
+
+    await it.put("gate.jpg", order("there", text="{{ item.name }} from {{ device.id }}"))
+    it.start(Played("there", read))
+    await it.until(lambda: it.spool.counters.delivered == 1, "delivered")
+    assert texts == ["gate.jpg from t"]
+
+
+async def test_a_follow_up_sees_the_receipt_and_is_owed_only_after_the_delivery(it: Stage) -> None:
+    texts: list[object] = []
+
+    async def read(attempt: Attempt) -> Receipt:
+        texts.append(attempt.arguments["text"])
+        return DONE
+
+    follow_up = Order(
+        destination="chat",
+        action="post",
+        priority=Priority.NORMAL,
+        rule="r",
+        arguments={"text": "got {{ receipt.id }}"},
+    )
+    first = Order(destination="there", action="post", priority=Priority.NORMAL, rule="r", then=(follow_up,))
+    item = await it.put("parent", first)
+    chat = Played("chat", read)
+    it.start(chat)
+    it.start(Played("there", accept))
+    await it.until(lambda: it.spool.counters.delivered == 1, "both delivered")
+    assert texts == ["got 7"]
+    assert await it.state(item) == "delivered"
+
+
+async def test_a_held_destination_starts_nothing_until_released(it: Stage) -> None:
+    there = Played("there", accept)
+    worker = it.start(there)
+    worker.hold()
+    item = await it.put("held")
+    assert worker.view().state == "paused"
+    await it.until(lambda: it.spool.counters.destinations["there"].pending == 1, "it is owed")
+    worker.release()
+    await it.until(lambda: it.spool.counters.delivered == 1, "delivered after the release")
+    assert await it.state(item) == "delivered"
+
+
+async def test_a_delivery_whose_record_the_full_disk_refuses_is_recorded_later_and_not_done_twice(
+    it: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = 3
+    whole = it.spool.record_delivered
+
+    async def full(delivery_id: int, receipt: Receipt, *, now: float) -> None:
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            raise SpoolFull("no space left on device")
+        await whole(delivery_id, receipt, now=now)
+
+    monkeypatch.setattr(it.spool, "record_delivered", full)
+    there = Played("there", accept)
+    await it.put("once")
+    it.start(there)
+    await it.until(lambda: it.spool.counters.delivered == 1, "recorded at last")
+    assert there.seen == ["once"]
+
+
+async def test_stopping_in_mid_delivery_leaves_the_item_pending(it: Stage) -> None:
+    started = asyncio.Event()
+
+    async def hangs(_: Attempt) -> Receipt:
+        started.set()
+        await asyncio.Event().wait()
+        return DONE
+
+    item = await it.put("cut")
+    it.start(Played("there", hangs))
+    await started.wait()
+    await it.end()
+    assert await it.state(item) == "pending"
