@@ -12,6 +12,9 @@ from relayd.cli.client import Document, escaped
 from relayd.cli.phrases import local, relative, size, took, when
 from relayd.cli.tables import Block, Column, Line, Table
 
+BY_HAND = "hand"
+"""The source of what `relayd send` brought; its origin is no path that means anything to people."""
+
 _ITEMS = (
     Column("id"),
     Column("state"),
@@ -79,7 +82,7 @@ def one(item: Document, *, now: float) -> list[Block]:
 
 def _rest(item: Document) -> Iterator[Block]:
     """What only some items have."""
-    if item["origin_path"]:
+    if item["origin_path"] and item["source"] != BY_HAND:
         yield Line(f"file {escaped(item['origin_path'])}")
     if item["topic"]:
         yield Line(f"topic {escaped(item['topic'])}")
@@ -87,7 +90,7 @@ def _rest(item: Document) -> Iterator[Block]:
         yield Line(f"{escaped(key)} {escaped(str(value))}")
     if item["reason"]:
         yield Line(escaped(item["reason"]), state=item["state"])
-    if not item["content_kept"]:
+    if not item["content_kept"] and item["state"] != "delivered":
         yield Line("its content is no longer kept")
     if not item["deliveries"]:
         yield Line("no rule wanted it: it goes nowhere")
@@ -103,12 +106,13 @@ def _delivery(delivery: Mapping[str, Any], now: float) -> Iterator[Block]:
     )
     if delivery["due_at"]:
         yield Line(f"next try {when(delivery['due_at'], now)}", indent=2)
-    if delivery["reason"]:
+    if delivery["reason"] and not delivery["proof"]:
         yield Line(f"last answer: {escaped(delivery['reason'])}", indent=2)
     if delivery["proof"]:
         yield Line(f"proof: {escaped(delivery['proof'])}", indent=2)
     for key, value in (delivery["receipt"] or {}).items():
-        yield Line(f"{escaped(key)}: {escaped(str(value))}", indent=2)
+        if value is not None:
+            yield Line(f"{escaped(key)}: {escaped(str(value))}", indent=2)
     for name, progress in delivery["steps"].items():
         yield Line(f"step {escaped(name)}: {escaped(progress)}", indent=2)
     if delivery["history"]:
