@@ -34,7 +34,8 @@ class Seen:
 
 @dataclass(slots=True)
 class Proxy:
-    """Stands before Prism: `url` is where the adapter sends to, `seen` what went through, `stored` the files by key.
+    """Stands before Prism: `url` is where the adapter sends to, `seen` what went through, `stored` the files by key,
+    `received` all of them in order (Prism gives every file the same key).
 
     Prism cannot know a file, so the proxy puts the right ETag into its answer; `spoils_etag` leaves Prism's own, which
     is that of an empty file.
@@ -45,6 +46,7 @@ class Proxy:
     log: Path
     seen: list[Seen] = field(default_factory=list)
     stored: dict[str, bytes] = field(default_factory=dict)
+    received: list[bytes] = field(default_factory=list)
     spoils_etag: bool = False
     _orders: list[tuple[str, str]] = field(default_factory=list)
 
@@ -63,6 +65,7 @@ class Proxy:
     def _store(self, content_type: str, body: bytes) -> str:
         parts = form_parts(content_type, body)
         self.stored[parts["key"].decode()] = parts["file"]
+        self.received.append(parts["file"])
         return f'"{hashlib.md5(parts["file"]).hexdigest()}"'
 
     def _order_for(self, path: str) -> str:

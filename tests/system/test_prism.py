@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,7 @@ from relayd.destinations.rapidsos import RapidSOS, RapidSOSConfig
 from relayd.errors import DeliveryError, LoginRefused, Rejected, Rewind, TryAgain, Unavailable
 from relayd.model import Receipt
 from tests.destinations.driver import Line, line
-from tests.system.prism import Proxy, running_prism, running_proxy
-from tests.system.processes import free_port, installed
+from tests.system.prism import Proxy
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
@@ -25,29 +23,6 @@ CLIP = hashlib.shake_256(b"clip").digest(30_017)
 RESOLVED = "https://api-sandbox.rapidsos.com/v1/resources/3f1c2a4e-0b7d-4f5e-9a61-2c0d8e7b1a90"
 
 Fed = Callable[..., AbstractAsyncContextManager[Line]]
-
-
-@dataclass(frozen=True)
-class Mock:
-    """Prism, and the port where the proxy before it has to be."""
-
-    url: str
-    log: Path
-    port: int
-
-
-@pytest.fixture(scope="module")
-def mock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mock]:
-    installed("system")
-    port = free_port()
-    with running_prism(tmp_path_factory.mktemp("prism"), f"http://127.0.0.1:{port}") as (url, log):
-        yield Mock(url, log, port)
-
-
-@pytest.fixture
-async def proxy(mock: Mock) -> AsyncIterator[Proxy]:
-    async with running_proxy(mock.url, mock.log, mock.port) as proxy:
-        yield proxy
 
 
 @pytest.fixture

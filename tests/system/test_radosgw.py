@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,26 +18,16 @@ from relayd.httpclient import HttpClient
 from relayd.httpconfig import HttpConfig
 from relayd.s3form import ONE_BODY_LIMIT_BYTES, Form, SlotRefused, compared_md5, judge
 from relayd.s3storage import Storage as Poster
-from tests.system import radosgw
+from tests.system.conftest import BUCKET
 from tests.system.post_policy import signed_v2, signed_v4
-from tests.system.processes import installed
 from tests.system.radosgw import ACCESS_KEY, SECRET_KEY, Storage
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
-BUCKET = "relayd-test"
 CONTENT = b"\xff\xd8" + bytes(range(256)) * 40 + b"\xff\xd9"
 Sign = Callable[..., dict[str, str]]
 
 both_signatures = pytest.mark.parametrize("sign", [signed_v4, signed_v2])
-
-
-@pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
-    installed("system")
-    with radosgw.running(tmp_path_factory.mktemp("radosgw")) as running:
-        running.make_bucket(BUCKET)
-        yield running
 
 
 def slot(
