@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import sys
 import termios
 from collections.abc import AsyncIterator, Iterable
 from contextvars import ContextVar
@@ -63,7 +64,7 @@ class Flow:
     @property
     def is_sent(self) -> bool:
         """Everything has left for the kernel."""
-        return self.handed >= self._total and (self._transport is None or self._transport.get_write_buffer_size() == 0)
+        return self.handed >= self._total and self._buffered() == 0
 
     @property
     def may_have_met_a_dead_connection(self) -> bool:
@@ -93,8 +94,7 @@ class Flow:
         return TryAgain(f"{place}: not one byte moved for {self._config.stall_timeout:g} s")
 
     def _look(self) -> None:
-        buffered = 0 if self._transport is None else self._transport.get_write_buffer_size()
-        seen = (self.handed, buffered, self._unacknowledged())
+        seen = (self.handed, self._buffered(), self._unacknowledged())
         if seen != self._seen:
             self._seen = seen
             is_sent = self.handed >= self._total and seen[1:] == (0, 0)
@@ -102,11 +102,19 @@ class Flow:
             self._deadline.reschedule(self._loop.time() + patience)
         self._timer = self._loop.call_later(self._look_every, self._look)
 
+    def _buffered(self) -> int:
+        """Bytes that wait in this process."""
+        if self._transport is None or self._transport.is_closing():
+            return 0
+        return self._transport.get_write_buffer_size()
+
     def _unacknowledged(self) -> int:
         """Bytes in the kernel that the other side has not acknowledged."""
-        sock = None if self._transport is None else self._transport.get_extra_info("socket")
+        if self._transport is None or self._transport.is_closing():
+            return 0
+        descriptor = self._transport.get_extra_info("socket").fileno()
         try:
-            return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), "little") if sock else 0
+            return int.from_bytes(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
         except (OSError, ValueError):
             return 0  # closed meanwhile
 

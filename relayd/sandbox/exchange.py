@@ -121,7 +121,7 @@ def new_entry(request: web.BaseRequest, number: int, operation: str, now: float)
 
 def drop(transport: asyncio.BaseTransport | None) -> None:
     """End a connection with a reset, at once and without a farewell."""
-    if transport is None:
+    if transport is None or transport.is_closing():
         return
     connection = transport.get_extra_info("socket")
     if connection is not None and connection.fileno() >= 0:

@@ -14,6 +14,7 @@ import ssl
 import tempfile
 from collections import deque
 from collections.abc import Callable, Mapping
+from email.utils import formatdate
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -176,6 +177,8 @@ class Sandbox:
         if answer is None:
             answer = await self._right_answer(exchange, found)
         entry.status = answer.status
+        if not answer.prepared:
+            answer.headers["Date"] = formatdate(self.now(), usegmt=True)
         if exchange.meets("lose"):
             raise Dropped("lost")
         if exchange.meets("truncate"):

@@ -1,0 +1,235 @@
+"""What every adapter promises the worker, tried against a stand-in whose faults are scripted and a real spool.
+
+A test module subclasses `DestinationContract`, fills in the hooks, and gets every test below. A fault may cost a try;
+it may not cost the item, nor leave anything twice at the destination, nor keep a task waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from relayd.destinations.base import Destination
+from relayd.errors import DeliveryError, LoginRefused, Rejected, Unavailable
+from relayd.model import Receipt
+from relayd.sandbox import Sandbox
+from tests.destinations.driver import Line, PowerCut, line, until
+
+CONTENT = bytes(range(256)) * 240
+LONGEST_TRY_SECONDS = 10.0
+
+BROKEN = (
+    "status 500",
+    "lose",
+    "mute",
+    "refuse",
+    "hang",
+    "portal",
+    "portal redirect=yes",
+    "oversized",
+    "schema",
+    "bomb 20000000",
+    "drip 0.01",
+    "garbage",
+    "truncate",
+)
+"""Faults of one answer; each may happen at every operation."""
+
+
+class DestinationContract(ABC):
+    """Hooks and tests. Limits of the destination that `make` builds: at most half a second for an answer."""
+
+    login: ClassVar[str]
+    """The sandbox's name of the operation that gets a token."""
+    operations: ClassVar[tuple[str, ...]]
+    """The authorized or presigned operations of one delivery, in order."""
+    steps: ClassVar[tuple[str, ...]]
+    """The stored steps, in order."""
+    authorized: ClassVar[str]
+    """The first operation that carries the token."""
+
+    @abstractmethod
+    def make(self, sandbox: Sandbox) -> Destination:
+        """A destination that delivers to the sandbox."""
+
+    @abstractmethod
+    def check_delivered(self, sandbox: Sandbox, receipt: Receipt, content: bytes) -> None:
+        """Assert that exactly this content is there, once, and that the receipt says so."""
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        if "operation" in metafunc.fixturenames:
+            metafunc.parametrize("operation", (self.login, *self.operations))
+        if "broken" in metafunc.fixturenames:
+            metafunc.parametrize("broken", BROKEN)
+        if "step" in metafunc.fixturenames:
+            metafunc.parametrize("step", self.steps)
+
+    @pytest.fixture
+    async def sandbox(self) -> AsyncIterator[Sandbox]:
+        async with Sandbox() as served:
+            yield served
+
+    @pytest.fixture
+    async def line(self, sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[Line]:
+        async with line(lambda: self.make(sandbox), tmp_path / "spool") as made:
+            yield made
+
+    # --- going well
+
+    async def test_a_file_arrives_byte_for_byte_and_the_receipt_says_so(self, sandbox: Sandbox, line: Line) -> None:
+        await line.put(CONTENT)
+        self.check_delivered(sandbox, await line.deliver(tries=1), CONTENT)
+
+    async def test_one_login_serves_many_deliveries_at_once(self, sandbox: Sandbox, line: Line) -> None:
+        for number in range(6):
+            await line.put(CONTENT + bytes([number]))
+        outcomes = await asyncio.gather(*(line.attempt() for _ in range(6)))
+        assert [type(outcome) for outcome in outcomes] == [Receipt] * 6
+        assert sandbox.count(self.login) == 1
+
+    async def test_nothing_is_logged_but_by_the_worker(
+        self, sandbox: Sandbox, line: Line, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        sandbox.script(f"{self.operations[0]}#1 status 500; {self.operations[-1]}#1 lose")
+        await line.put(CONTENT)
+        with caplog.at_level(logging.INFO, logger="relayd"):
+            await line.deliver()
+        assert [record for record in caplog.records if record.name.startswith("relayd.destinations")] == []
+
+    # --- one answer goes wrong
+
+    async def test_a_broken_answer_costs_a_try_and_never_the_item(
+        self, sandbox: Sandbox, line: Line, operation: str, broken: str
+    ) -> None:
+        sandbox.script(f"{operation}#1-2 {broken}")
+        await line.put(CONTENT)
+        async with asyncio.timeout(LONGEST_TRY_SECONDS):
+            outcome = await line.attempt()
+        assert isinstance(outcome, DeliveryError)
+        assert not isinstance(outcome, Rejected | LoginRefused)
+        sandbox.script()
+        self.check_delivered(sandbox, await line.deliver(), CONTENT)
+
+    @pytest.mark.parametrize("status", [408, 425, 429, 502, 503, 504])
+    async def test_an_outage_pauses_the_destination_for_as_long_as_the_server_asks(
+        self, sandbox: Sandbox, line: Line, operation: str, status: int
+    ) -> None:
+        sandbox.script(f"{operation}#1 status {status} retry_after=7")
+        await line.put(CONTENT)
+        outcome = await line.attempt()
+        assert isinstance(outcome, Unavailable)
+        assert outcome.retry_after_seconds == 7
+        self.check_delivered(sandbox, await line.deliver(), CONTENT)
+
+    async def test_a_captive_portal_everywhere_pauses_and_is_named(self, sandbox: Sandbox, line: Line) -> None:
+        sandbox.script("any portal")
+        await line.put(CONTENT)
+        outcome = await line.attempt()
+        assert isinstance(outcome, Unavailable)
+        assert "captive portal" in str(outcome)
+        sandbox.script()
+        self.check_delivered(sandbox, await line.deliver(), CONTENT)
+
+    async def test_a_link_that_is_down_pauses(self, sandbox: Sandbox, line: Line) -> None:
+        await line.put(CONTENT)
+        url = sandbox.url
+        await sandbox.close()
+        outcome = await line.attempt()
+        assert isinstance(outcome, Unavailable)
+        assert url.removeprefix("http://") in str(outcome)
+
+    async def test_a_slow_answer_is_waited_for_while_it_moves(self, sandbox: Sandbox, line: Line) -> None:
+        sandbox.script(f"{self.operations[1]} slow 400000")
+        await line.put(CONTENT)
+        self.check_delivered(sandbox, await line.deliver(tries=1), CONTENT)
+
+    # --- logging in
+
+    async def test_a_token_that_is_no_longer_honoured_is_renewed_once_without_costing_a_try(
+        self, sandbox: Sandbox, line: Line
+    ) -> None:
+        await line.put(CONTENT)
+        await line.deliver(tries=1)
+        sandbox.revoke_tokens()
+        await line.put(CONTENT + b"2")
+        await line.deliver(tries=1)
+        assert sandbox.count(self.login) == 2
+
+    async def test_a_second_401_means_that_the_login_is_refused(self, sandbox: Sandbox, line: Line) -> None:
+        sandbox.script(f"{self.authorized} status 401")
+        await line.put(CONTENT)
+        assert isinstance(await line.attempt(), LoginRefused)
+        assert sandbox.count(self.login) == 2
+        assert sandbox.count(self.authorized) == 2
+        sandbox.script()
+        self.check_delivered(sandbox, await line.deliver(), CONTENT)
+
+    @pytest.mark.parametrize("status", [400, 401, 403])
+    async def test_credentials_that_are_refused_keep_the_item(self, sandbox: Sandbox, line: Line, status: int) -> None:
+        sandbox.script(f"{self.login} status {status}")
+        await line.put(CONTENT)
+        assert isinstance(await line.attempt(), LoginRefused)
+        sandbox.script()
+        self.check_delivered(sandbox, await line.deliver(), CONTENT)
+
+    # --- crashes
+
+    async def test_a_crash_after_a_step_repeats_nothing_before_it(
+        self, sandbox: Sandbox, line: Line, step: str
+    ) -> None:
+        await line.put(CONTENT)
+        with pytest.raises(PowerCut):
+            await line.attempt(dies_at=step)
+        await line.restart()
+        self.check_delivered(sandbox, await line.deliver(tries=1), CONTENT)
+        assert [sandbox.count(operation) for operation in self.operations] == [1] * len(self.operations)
+
+    async def test_a_crash_before_a_step_is_stored_repeats_only_that_step(
+        self, sandbox: Sandbox, line: Line, step: str
+    ) -> None:
+        await line.put(CONTENT)
+        with pytest.raises(PowerCut):
+            await line.attempt(dies_at=step, is_stored=False)
+        await line.restart()
+        self.check_delivered(sandbox, await line.deliver(tries=1), CONTENT)
+        repeated = self.operations[self.steps.index(step)]
+        counts = {operation: sandbox.count(operation) for operation in self.operations}
+        assert counts == {operation: 1 + (operation == repeated) for operation in self.operations}
+
+    async def test_cancelling_a_try_ends_it_at_once_and_loses_nothing(
+        self, sandbox: Sandbox, line: Line, operation: str
+    ) -> None:
+        sandbox.script(f"{operation}#1 hang")
+        await line.put(CONTENT)
+        task = asyncio.create_task(line.attempt())
+        await until(lambda: sandbox.count(operation) == 1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        self.check_delivered(sandbox, await line.deliver(), CONTENT)
+
+    # --- for people
+
+    async def test_check_finds_nothing_wrong_and_leaves_no_trace(self, sandbox: Sandbox, line: Line) -> None:
+        findings = await line.destination.check()
+        assert findings
+        assert all(finding.is_good and not finding.remedy for finding in findings), findings
+        assert [sandbox.count(operation) for operation in self.operations] == [0] * len(self.operations)
+
+    async def test_check_stops_at_what_is_wrong_and_says_what_to_do(self, sandbox: Sandbox, line: Line) -> None:
+        sandbox.script(f"{self.login} status 401")
+        findings = await line.destination.check()
+        assert [finding.is_good for finding in findings] == [True] * (len(findings) - 1) + [False]
+        assert findings[-1].subject.endswith("login")
+        assert findings[-1].remedy
+        await sandbox.close()
+        findings = await line.destination.check()
+        assert not findings[-1].is_good
+        assert findings[-1].subject.endswith("connection")
+        assert findings[-1].remedy
