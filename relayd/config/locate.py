@@ -6,6 +6,7 @@ lines of what can be read.
 
 from __future__ import annotations
 
+import contextlib
 import tomllib
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -27,14 +28,29 @@ def line_of(lines: dict[Path, int], path: Path) -> int:
 
 def lines_of(text: bytes) -> dict[Path, int]:
     """Path → line (from 1) of every table header, key and list element in the TOML document `text`."""
-    # Imported here: only wanted when there is an error, and a daemon should not carry a parser for it.
+    walk = _Walk()
+    with contextlib.suppress(RecursionError):
+        walk.document(_root(text))
+    return walk.lines
+
+
+def first_error_line(text: bytes) -> int | None:
+    """The line of the first thing in `text` that is no TOML; None if nothing is found."""
+    node = _root(text)
+    while node.has_error:
+        inner = next((child for child in node.children if child.has_error or child.is_missing or child.is_error), None)
+        if inner is None or node.is_error:
+            return node.start_point.row + 1
+        node = inner
+    return node.start_point.row + 1 if node.is_missing else None
+
+
+def _root(text: bytes) -> tree_sitter.Node:
+    # Imported here: only wanted when there is something to point at, and a daemon should not carry a parser for it.
     import tree_sitter
     import tree_sitter_toml
 
-    parser = tree_sitter.Parser(tree_sitter.Language(tree_sitter_toml.language()))
-    walk = _Walk()
-    walk.document(parser.parse(text).root_node)
-    return walk.lines
+    return tree_sitter.Parser(tree_sitter.Language(tree_sitter_toml.language())).parse(text).root_node
 
 
 class _Walk:

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
-from relayd.config.locate import Path, line_of, lines_of
+from relayd.config.locate import Path, first_error_line, line_of, lines_of
 from relayd.errors import ConfigError, Problem
 from relayd.files import printable
 
 LARGEST_FILE_BYTES = 1_000_000
 MOST_FILES = 200
+DEEPEST = 64
 MAIN_FILE = FilePath("/etc/relayd/relayd.toml")
 DROP_IN_FOLDER = FilePath("/etc/relayd/conf.d")
 
@@ -168,7 +169,7 @@ def _content(path: FilePath) -> bytes:
 
 def _parsed(path: FilePath, content: bytes) -> dict[str, Any]:
     try:
-        return tomllib.loads(content.decode("utf-8"))
+        table = tomllib.loads(content.decode("utf-8"))
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError([_at(path, "is not UTF-8 text here, save the file as UTF-8", line)]) from None
@@ -176,6 +177,17 @@ def _parsed(path: FilePath, content: bytes) -> dict[str, Any]:
         raise ConfigError([_at(path, "is nested too deeply")]) from None
     except ValueError as error:
         raise ConfigError([_syntax_problem(path, content, str(error))]) from None
+    if _is_deeper_than(DEEPEST, table):
+        raise ConfigError([_at(path, "is nested too deeply")])
+    return table
+
+
+def _is_deeper_than(depth: int, table: dict[str, Any]) -> bool:
+    level: list[Any] = [table]
+    for _ in range(depth):
+        level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
+        level = [inner for inner in level if isinstance(inner, (dict, list))]
+    return bool(level)
 
 
 _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
@@ -187,6 +199,7 @@ _SYNTAX_WORDS = {
     "Cannot declare": "this table is written twice, put its keys under one header",
     "Unclosed array": "the list is not closed, a ] is missing",
     "Unclosed inline table": "the table is not closed, a } is missing",
+    "Expected \"'": "the text is not closed, a quote is missing",
     "Unterminated string": "the text is not closed, a quote is missing",
     "Illegal character '\\n'": "the text is not closed on its line, a quote is missing",
     "Invalid initial character for a key part": "not a key; a key with spaces or other signs stands in quotes",
@@ -199,7 +212,12 @@ _SYNTAX_WORDS = {
 
 def _syntax_problem(path: FilePath, content: bytes, message: str) -> Problem:
     position = _POSITION.search(message)
-    found = int(position[1]) if position and position[1] else content.count(b"\n") + 1
+    last = content.rstrip().count(b"\n") + 1
+    found = int(position[1]) if position and position[1] else last + 1
+    if found > last:
+        # Where it was opened is what helps, not where the file ends.
+        text = "opened here and never closed: a quote, ] or } is missing"
+        return Problem(file=str(path), line=first_error_line(content) or last, key="TOML", text=text)
     bare = _POSITION.sub("", message)
     words = next((words for start, words in _SYNTAX_WORDS.items() if bare.startswith(start)), bare)
     return Problem(file=str(path), line=found, key="TOML", text=words)

@@ -35,7 +35,6 @@ _SHAPES = {
     "frozen_set": "must be a list, write {key} = [ … ]",
     "dict": "must be a table, write {key} = {{ … }}",
     "model": "must be a table, write {key} = {{ … }}",
-    "path": 'must be a path in quotes, write {key} = "/…"',
 }
 _LIMITS = {
     "greater_than": ("must be more than", "gt"),
