@@ -61,6 +61,7 @@ COMMANDS = {
     "spool": Entry("stored", "spool", "Inspect, salvage or copy out what is stored."),
     "schema": Entry("check", "schema", "Print a JSON Schema for editors and consumers."),
     "sandbox": Entry("sandbox", "sandbox", "Serve strict stand-ins of the APIs on loopback."),
+    "demo": Entry("demo", "demo", "Show a drive through a dead zone, live, with the real relay on this machine."),
 }
 
 
