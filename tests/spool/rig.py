@@ -1,0 +1,116 @@
+"""What spool tests need: captures of files and messages, orders, an open spool whose limits ignore this machine's disk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from relayd.model import Capture, Kind, OpenFile, Order, Origin, Priority
+from relayd.spool import Begun, Spool, SpoolConfig
+
+NOW = 1_800_000_000.0
+DAY = 86_400.0
+DEADLINE_SECONDS = 20.0
+
+
+def config(path: Path, **settings: Any) -> SpoolConfig:
+    """Limits that do not depend on how full the disk of the machine is, unless a test says so."""
+    free = {"min_free": "0B", "min_free_percent": 0.0, "min_free_inodes_percent": 0.0}
+    return SpoolConfig(path=path / "spool", **(free | settings))
+
+
+@contextlib.asynccontextmanager
+async def opened(config: SpoolConfig, now: float = NOW) -> AsyncIterator[Spool]:
+    spool = await Spool.open(config, now=now)
+    try:
+        yield spool
+    finally:
+        await spool.close()
+
+
+def message(payload: bytes = b"{}", *, source: str = "panic", kind: Kind = Kind.MESSAGE) -> Capture:
+    return Capture(
+        source=source,
+        name="vehicle/panic",
+        kind=kind,
+        content_type="application/json",
+        captured_at=NOW - 1,
+        payload=payload,
+        topic="vehicle/panic",
+    )
+
+
+def origin_of(path: Path, name: bytes | None = None) -> Origin:
+    found = path.stat()
+    return Origin(
+        path=os.fsencode(path.name) if name is None else name,
+        device=found.st_dev,
+        inode=found.st_ino,
+        size_bytes=found.st_size,
+        mtime_ns=found.st_mtime_ns,
+    )
+
+
+@contextlib.contextmanager
+def camera_file(path: Path, *, source: str = "cam", is_finished: bool = False) -> Iterator[Capture]:
+    """A capture of a file in a drop folder, its descriptor open as a source would have it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield Capture(
+            source=source,
+            name=path.name,
+            kind=Kind.MEDIA,
+            content_type="image/jpeg",
+            captured_at=NOW - 1,
+            file=OpenFile(descriptor=descriptor, origin=origin_of(path), is_finished=is_finished),
+            attributes={"camera": "front"},
+        )
+    finally:
+        os.close(descriptor)
+
+
+def order(to: str = "api", priority: Priority = Priority.NORMAL, *then: Order, **arguments: Any) -> Order:
+    return Order(destination=to, action="upload", priority=priority, rule="test", arguments=arguments, then=then)
+
+
+async def begin(
+    spool: Spool,
+    to: str = "api",
+    *,
+    now: float = NOW,
+    delay: Callable[[int], float] = lambda _: 10.0,
+    exclude: Collection[int] = (),
+    probe: bool = False,
+    longest_backoff: float = 300.0,
+) -> Begun | None:
+    return await spool.begin(to, now=now, longest_backoff=longest_backoff, delay=delay, exclude=exclude, probe=probe)
+
+
+async def begun(spool: Spool, to: str = "api", **settings: Any) -> Begun:
+    """The next delivery, which must be there."""
+    found = await begin(spool, to, **settings)
+    assert found is not None
+    return found
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Wait for a state, with a deadline."""
+    end = time.monotonic() + DEADLINE_SECONDS
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        await asyncio.sleep(0.005)
+
+
+def media_names(spool_path: Path) -> list[str]:
+    return sorted(entry.name for entry in (spool_path / "media").glob("*/*"))
+
+
+def adds_up(spool: Spool) -> bool:
+    """The promise of the contract."""
+    it = spool.counters
+    return it.items == it.pending + it.delivered + it.dead + it.evicted + it.expired
