@@ -167,7 +167,15 @@ def _content(path: FilePath) -> bytes:
     return content
 
 
+# Possessive, so that it is quick on any file; tomllib takes hours over a dotted key of a million parts.
+_ENDLESS_KEY = re.compile(rb"(?<![\w-])(?:[\w-]++\s*+\.\s*+){%d}" % DEEPEST)
+
+
 def _parsed(path: FilePath, content: bytes) -> dict[str, Any]:
+    endless = _ENDLESS_KEY.search(content)
+    if endless:
+        line = content.count(b"\n", 0, endless.start()) + 1
+        raise ConfigError([_at(path, f"a dotted key has more than {DEEPEST} parts", line)])
     try:
         table = tomllib.loads(content.decode("utf-8"))
     except UnicodeDecodeError as error:
