@@ -19,10 +19,9 @@ from typing import Any
 
 from relayd import __version__, clock, config, destinations, housekeeping, routes, rules, sources, status, systemd
 from relayd.config import Loaded
-from relayd.destinations.base import DestinationView
 from relayd.errors import ConfigError
 from relayd.intake import Intake
-from relayd.model import Device
+from relayd.model import DestinationView, Device
 from relayd.operations import Operations, Parts, paused_note
 from relayd.spool import Spool
 from relayd.worker import Worker

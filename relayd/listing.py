@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from relayd.clock import rfc3339
-from relayd.destinations.base import DestinationView
 from relayd.files import printable
-from relayd.model import Delivery, Item, Location, Outcome, State
+from relayd.model import Delivery, DestinationView, Item, Location, Outcome, State
 from relayd.spool import AttemptRecord, DeliveryDetail, ItemDetail, ItemSummary, QuarantinedFile
 
 ViewOf = Callable[[str], DestinationView | None]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 JSON: TypeAlias = "str | int | float | bool | list[JSON] | dict[str, JSON] | None"
 Fields: TypeAlias = Mapping[str, JSON]
@@ -218,3 +218,25 @@ class Finding:
     is_good: bool
     text: str
     remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DestinationView:
+    """What status shows of a destination besides its counters. `state` is ok, waiting, paused or fault.
+
+    `reason` is empty when ok; `next_try_at` is Unix seconds, None when nothing is timed; `under_way` counts attempts.
+    """
+
+    state: Literal["ok", "waiting", "paused", "fault"]
+    reason: str
+    next_try_at: float | None
+    under_way: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceView:
+    """What status shows of a source. `state` is ok, waiting or fault; `reason` is empty when ok."""
+
+    state: Literal["ok", "waiting", "fault"]
+    reason: str
+    last_at: float | None

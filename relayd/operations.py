@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from relayd import clock, listing, mediatype, status
-from relayd.destinations.base import Destination, DestinationView
+from relayd.destinations.base import Destination
 from relayd.errors import UnknownItem, UnknownName, WrongRequest
 from relayd.files import printable
-from relayd.model import Capture, Fields, Kind, OpenFile, Order, Priority
+from relayd.model import Capture, DestinationView, Fields, Kind, OpenFile, Order, Priority
 from relayd.sources.base import Source
 from relayd.spool import ItemDetail, Spool
 

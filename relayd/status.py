@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from relayd import __version__, clock
-from relayd.destinations.base import DestinationView
-from relayd.model import Device
-from relayd.sources.base import SourceView
+from relayd.model import DestinationView, Device, SourceView
 from relayd.spool import DestinationCounters, SourceCounters, Spool
 
 Overall = Literal["ok", "degraded", "fault"]

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from relayd import clock, rules
-from relayd.destinations.base import Attempt, Destination, DestinationConfig, DestinationView
+from relayd.destinations.base import Attempt, Destination, DestinationConfig
 from relayd.errors import Rejected, SpoolError
 from relayd.files import printable
-from relayd.model import Device, Fields, Receipt
+from relayd.model import DestinationView, Device, Fields, Receipt
 from relayd.retry import BREAKER_FAILURES, Backoff, Verdict, judge
 from relayd.spool import Begun, Spool
 

@@ -11,8 +11,7 @@ import os
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, BinaryIO, ClassVar, Literal, Protocol
+from typing import Any, BinaryIO, ClassVar, Protocol
 
 from pydantic import BaseModel, Field
 
@@ -135,19 +134,6 @@ class Attempt:
         number = next((number for number in range(1, most) if self._steps.get(f"{name}-{number}") is None), most)
         await self.step(f"{name}-{number}", _nothing)
         return number
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DestinationView:
-    """What status shows of a destination besides its counters. `state` is ok, waiting, paused or fault.
-
-    `reason` is empty when ok; `next_try_at` is Unix seconds, None when nothing is timed; `under_way` counts attempts.
-    """
-
-    state: Literal["ok", "waiting", "paused", "fault"]
-    reason: str
-    next_try_at: float | None
-    under_way: int
 
 
 class Destination(ABC):

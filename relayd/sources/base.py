@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Protocol
 
 from relayd.fields import Duration, Section
-from relayd.model import Capture, Finding, Item, Known, Origin
+from relayd.model import Capture, Finding, Item, Known, Origin, SourceView
 
 __all__ = ["Known", "Ledger", "Put", "Source", "SourceConfig", "SourceView"]
 
@@ -43,15 +42,6 @@ class Ledger(Protocol):
 
     async def unshare(self, item_id: str) -> None:
         """A writer came back to the file that this item is a hard link of: give the item a copy of its own, now."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceView:
-    """What status shows of a source. `state` is ok, waiting or fault; `reason` is empty when ok."""
-
-    state: Literal["ok", "waiting", "fault"]
-    reason: str
-    last_at: float | None
 
 
 class Source(ABC):

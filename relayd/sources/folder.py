@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 from relayd import clock
-from relayd.model import Finding
+from relayd.model import Finding, SourceView
 from relayd.sources import folder_findings
-from relayd.sources.base import Ledger, Put, Source, SourceConfig, SourceView
+from relayd.sources.base import Ledger, Put, Source, SourceConfig
 from relayd.sources.faults import Faults
 from relayd.sources.folder_config import FolderConfig
 from relayd.sources.folder_pickup import lookup
