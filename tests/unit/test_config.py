@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from relayd import config, destinations, sources
+from relayd import __version__, config, destinations, sources
 from relayd.config import merge
 from relayd.config.locate import lines_of
 from relayd.destinations.base import DestinationConfig
@@ -163,8 +163,8 @@ def notices(folder: Path, text: str) -> list[str]:
 def test_what_has_no_effect_yet_is_said_plainly(tmp_path: Path) -> None:
     said = notices(tmp_path, MINIMAL + "[web]\nlisten = '127.0.0.1:1'\n[destination.d]\ntype = 'folder'\npath = '/d'\n")
     assert said == [
-        "13: web: has no effect yet in relayd 0.1.0 (there is no web page)",
-        "15: destination.d: has no effect yet in relayd 0.1.0 (deliveries to type folder are kept, not sent)",
+        f"13: web: has no effect yet in relayd {__version__} (there is no web page)",
+        f"15: destination.d: has no effect yet in relayd {__version__} (deliveries to type folder are kept, not sent)",
     ]
 
 

@@ -1,0 +1,213 @@
+"""The commands check, schema and explain."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from relayd import __version__
+from relayd.cli import main
+
+NO_EFFECT = f"has no effect yet in relayd {__version__}"
+CONTRACT = Path(__file__).parent / "config_samples" / "contract.toml"
+GOOD = """\
+[device]
+id = "amb"
+[spool]
+path = "{folder}/spool"
+min_free = "1MB"
+min_free_percent = 0
+min_free_inodes_percent = 0
+[source.front]
+type = "folder"
+path = "{folder}/front"
+name_pattern = "{{camera}}_{{time}}.jpg"
+time_zone = "UTC"
+[destination.disk]
+type = "folder"
+path = "/media/usb"
+[destination.room]
+type = "sayvu"
+url = "https://api.example.org"
+api_key = {{ env = "X" }}
+mode = "training"
+[[rule]]
+name = "copy"
+from = ["front"]
+priority = "high"
+deliver = [{{ to = "disk", path = "{{{{ item.camera }}}}/{{{{ item.name }}}}", then = [
+  {{ to = "room", action = "message", text = "at {{{{ receipt.path }}}}" }} ] }}]
+[[rule]]
+name = "big"
+from = ["*"]
+when = "item.size > 100"
+deliver = [{{ to = "room", action = "image" }}]
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Path:
+    place = tmp_path / "relayd.toml"
+    place.write_text(GOOD.format(folder=tmp_path), encoding="utf-8")
+    (tmp_path / "front").mkdir()
+    return place
+
+
+def run(place: Path, *words: str) -> Result:
+    return CliRunner().invoke(main, ["--config", str(place), *words])
+
+
+def document(result: Result) -> Any:
+    return json.loads(result.stdout)
+
+
+def test_check_says_what_is_there_and_leaves_with_0(settings: Path) -> None:
+    result = run(settings, "check")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        f"{settings}: good",
+        "sources: front (folder)",
+        "destinations: disk (folder), room (sayvu)",
+        "rules: copy, big",
+        f"{settings}:13: destination.disk: {NO_EFFECT} (deliveries to type folder are kept, not sent)",
+        f"{settings}:16: destination.room: {NO_EFFECT} (deliveries to type sayvu are kept, not sent)",
+    ]
+
+
+def test_check_says_every_problem_on_standard_error_and_leaves_with_2(settings: Path) -> None:
+    settings.write_text("[device]\nnam = 1\n[spool]\nmax_size = 1\n", encoding="utf-8")
+    result = run(settings, "check")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.splitlines() == [
+        f'{settings}:2: device.nam: unknown key, did you mean "name"?',
+        f'{settings}:4: spool.max_size: not a size, write for example "500MB" or "2GiB"',
+    ]
+
+
+def test_check_prints_one_document(settings: Path) -> None:
+    good = document(run(settings, "check", "--json"))
+    assert (good["ok"], good["problems"], good["online"]) == (True, [], None)
+    assert good["destinations"] == {
+        "disk": {"type": "folder", "has_effect": False},
+        "room": {"type": "sayvu", "has_effect": False},
+    }
+    settings.write_text("[device]\nnam = 1\n", encoding="utf-8")
+    bad = run(settings, "check", "--json")
+    assert bad.exit_code == 2
+    assert document(bad) == {
+        "ok": False,
+        "problems": [
+            {"file": str(settings), "line": 2, "key": "device.nam", "text": 'unknown key, did you mean "name"?'}
+        ],
+    }
+
+
+def test_check_of_a_missing_file_leaves_with_2(tmp_path: Path) -> None:
+    result = run(tmp_path / "none.toml", "check")
+    assert result.exit_code == 2
+    assert "does not exist" in result.stderr
+
+
+def test_check_online_tries_folders_and_the_disk_and_leaves_with_1_if_one_fails(settings: Path, tmp_path: Path) -> None:
+    found = {one["subject"]: one for one in document(run(settings, "check", "--online", "--json"))["online"]}
+    assert "clock" in found
+    assert found["spool"]["ok"]
+    assert "source front" in found
+    (tmp_path / "front").rmdir()
+    result = run(settings, "check", "--online")
+    assert result.exit_code == 1
+    failed = [line for line in result.stdout.splitlines() if line.startswith("FAILED") and "source front" in line]
+    assert len(failed) == 1
+    assert " → " in failed[0]
+
+
+def test_check_online_says_that_there_is_no_room(settings: Path) -> None:
+    text = settings.read_text(encoding="utf-8").replace('min_free = "1MB"', 'min_free = "900TB"')
+    settings.write_text(text, encoding="utf-8")
+    found = {one["subject"]: one for one in document(run(settings, "check", "--online", "--json"))["online"]}
+    assert not found["spool"]["ok"]
+    assert found["spool"]["remedy"]
+
+
+def test_schema_prints_a_schema(settings: Path) -> None:
+    for what in ("config", "status"):
+        assert document(run(settings, "schema", what))["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert run(settings, "schema", "nothing").exit_code == 2
+
+
+def test_explain_shows_which_rules_match_and_what_would_be_sent(settings: Path, tmp_path: Path) -> None:
+    camera_file = tmp_path / "front" / "gate_20260131T120000.jpg"
+    camera_file.write_bytes(b"\xff\xd8\xff\xe0 small")
+    told = document(run(settings, "explain", str(camera_file), "--json"))
+    assert told["item"]["source"] == "front"
+    assert told["item"]["camera"] == "gate"
+    assert told["item"]["captured_at"] == "2026-01-31T12:00:00.000Z"
+    assert [(rule["name"], rule["matched"], rule["reason"]) for rule in told["rules"]] == [
+        ("copy", True, "it has no condition"),
+        ("big", False, "`item.size > 100` does not hold"),
+    ]
+    (delivery,) = told["deliveries"]
+    assert (delivery["destination"], delivery["action"], delivery["priority"]) == ("disk", "copy", "high")
+    assert delivery["arguments"] == {"path": "gate/gate_20260131T120000.jpg"}
+    assert delivery["then"][0]["arguments"] == {"text": "at <receipt.path>"}
+    assert camera_file.exists()
+    assert not (tmp_path / "spool").exists()
+
+
+def test_explain_is_readable(settings: Path, tmp_path: Path) -> None:
+    camera_file = tmp_path / "front" / "gate_20260131T120000.jpg"
+    camera_file.write_bytes(b"\xff\xd8\xff\xe0 small")
+    lines = [line.rstrip() for line in run(settings, "explain", str(camera_file)).stdout.splitlines()]
+    assert "copy  yes      it has no condition" in lines
+    assert "big   no       `item.size > 100` does not hold" in lines
+    assert "→ disk (folder): copy, priority high" in lines
+    assert "    path: gate/gate_20260131T120000.jpg" in lines
+    assert "  → room (sayvu): message, priority high, once that has arrived" in lines
+
+
+def test_explain_of_a_file_that_no_pattern_fits_says_what_cannot_be_filled_in(settings: Path, tmp_path: Path) -> None:
+    camera_file = tmp_path / "front" / "plain.jpg"
+    camera_file.write_bytes(b"x")
+    result = run(settings, "explain", str(camera_file), "--json")
+    assert result.exit_code == 1
+    assert document(result)["deliveries"][0]["error"] == 'path: there is no field "camera"'
+
+
+def test_explain_of_a_message_finds_the_source_by_its_topic() -> None:
+    told = document(run(CONTRACT, "explain", "--topic", "vehicle/panic", "--payload", '{"pressed": true}', "--json"))
+    assert told["item"]["source"] == "panic"
+    assert told["payload"] == {"pressed": True}
+    assert [(one["destination"], one["action"], one["arguments"]) for one in told["deliveries"]] == [
+        ("control-room", "report", {"category": "Violence", "description": "Panic button in Ambulance 417"}),
+        ("incidentshare", "sms", {"phone_number": "+4512345678"}),
+    ]
+    quiet = document(run(CONTRACT, "explain", "--topic", "vehicle/panic", "--payload", '{"released": 1}', "--json"))
+    assert quiet["deliveries"] == []
+    assert quiet["rules"][0]["trouble"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["explain"], 2, "Name either a FILE"),
+        (["explain", "/no/such/file"], 1, "cannot read /no/such/file"),
+        (["explain", "--topic", "other", "--payload", "1"], 1, "no source takes topic other"),
+        (["explain", "--source", "pnic", "--payload", "1"], 1, 'there is no source "pnic", did you mean "panic"?'),
+    ],
+)
+def test_explain_says_what_it_cannot_work_out(words: list[str], code: int, said: str) -> None:
+    result = run(CONTRACT, *words)
+    assert result.exit_code == code
+    assert said in result.stderr
+
+
+def test_a_hostile_payload_is_shown_and_not_worked_out(settings: Path) -> None:
+    payload = json.dumps({"pressed": "{{ 7*7 }}\x1b[31m"})
+    result = run(CONTRACT, "explain", "--topic", "vehicle/panic", "--payload", payload)
+    assert result.exit_code == 0
+    assert "49" not in result.stdout
+    assert "\x1b" not in result.stdout
