@@ -67,6 +67,14 @@ async def test_a_sandbox_leaves_no_folder_of_its_own_behind() -> None:
     assert not sandbox.folder.exists()
 
 
+async def test_a_sandbox_that_cannot_listen_leaves_no_folder_behind() -> None:
+    async with Sandbox() as sandbox:
+        second = Sandbox(listen=sandbox.url.removeprefix("http://"))
+        with pytest.raises(OSError, match="address already in use"):
+            await second.__aenter__()
+        assert not second.folder.exists()
+
+
 # --- steering
 
 
