@@ -192,6 +192,7 @@ class Operations:
             file=file,
         )
         item = await self._spool.put(capture, (order,), now=clock.now())
+        self._spool.forget(BY_HAND, [file.origin.path])
         log.info("%s (%s) handed over for %s", item.id, printable(name), destination)
         return {"id": item.id}
 

@@ -13,55 +13,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 from relayd.sandbox import StoredObject, read_objects
-
-SECRET = "sandbox-secret"
-REPOSITORY = Path(__file__).parents[2]
-
-CONFIG = """
-[device]
-id = "rig"
-
-[spool]
-path = "{spool}"
-min_free = "1MB"
-
-[source.camera]
-type = "folder"
-path = "{drop}"
-settle = "200ms"
-rescan = "1s"
-
-[destination.rapidsos]
-type = "rapidsos"
-url = "{url}"
-client_id = "sandbox"
-client_secret = {{ env = "RIG_SECRET" }}
-concurrency = 4
-backoff_first = "50ms"
-backoff_cap = "500ms"
-
-[[rule]]
-name = "everything"
-from = ["camera"]
-deliver = [ {{ to = "rapidsos" }} ]
-"""
-
-
-def wait_until(true: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
-    """Look again and again until it is so. Fails with `what` after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds:.0f} s: {what}")
-        time.sleep(0.02)
+from tests.daemon.running import RunningRelay, wait_for
 
 
 def free_port() -> int:
@@ -85,24 +44,17 @@ class Toll:
         return not (self.lost or self.altered or self.duplicates or self.unlooked_for)
 
 
-class Rig:
+class Rig(RunningRelay):
     """One relay and its world below `folder`."""
 
     def __init__(self, folder: Path, *, entry: Sequence[str] = ("-m", "relayd")) -> None:
-        self.drop = folder / "drop"
-        self.spool = folder / "spool"
-        self.shelf = folder / "shelf"
-        self.log = folder / "relay.log"
-        self.config = folder / "relayd.toml"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        super().__init__(folder, self.url, entry=entry)
+        self.shelf = folder / "shelf"
+        self.shelf.mkdir()
         self.dropped: dict[str, str] = {}
-        self._entry = tuple(entry)
         self._sandbox: subprocess.Popen[bytes] | None = None
-        self._relay: subprocess.Popen[bytes] | None = None
-        for each in (self.drop, self.spool, self.shelf):
-            each.mkdir(exist_ok=True)
-        self.config.write_text(CONFIG.format(spool=self.spool, drop=self.drop, url=self.url))
 
     # --- processes
 
@@ -119,40 +71,27 @@ class Rig:
                 stdout=subprocess.DEVNULL,
                 stderr=log,
             )
-        wait_until(self._sandbox_listens, "the sandbox listens")
+        wait_for(self._sandbox_listens, "the sandbox listens")
 
     def script(self, faults: str) -> None:
         """Replace the faults in force."""
         self._post("/_sandbox/faults", {"faults": faults})
 
-    def start_relay(self, prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-        """Start the daemon; `prefix` is put before the command (strace)."""
-        environment = {**os.environ, "RIG_SECRET": SECRET}
-        with self.log.open("ab") as log:
-            self._relay = subprocess.Popen(
-                [*prefix, sys.executable, *self._entry, "--config", str(self.config), "run"],
-                cwd=REPOSITORY,
-                env=environment,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-            )
-        return self._relay
-
     def let_relay_run(self, seconds: float) -> None:
         """Wait for the moment to kill it. Fails if it ends by itself before."""
-        assert self._relay is not None
+        assert self.process is not None
         try:
-            code = self._relay.wait(timeout=seconds)
+            code = self.process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
             return
         raise AssertionError(f"the relay ended by itself with {code}:\n{self.tail()}")
 
     def kill_relay(self) -> None:
         """SIGKILL, as a power cut does it to a process."""
-        if self._relay is not None:
-            self._relay.send_signal(signal.SIGKILL)
-            self._relay.wait()
-            self._relay = None
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+            self.process = None
 
     def stop(self) -> None:
         """End both processes, whatever state they are in."""
@@ -179,6 +118,10 @@ class Rig:
         """Whether the content of this dropped file is in the storage."""
         return self.dropped[name] in {stored.sha256 for stored in self.objects().values()}
 
+    def is_taken(self, name: str) -> bool:
+        """Whether this dropped file is no longer in the folder."""
+        return not (self.drop / name).exists()
+
     def has_arrived(self) -> bool:
         """Whether every dropped file is stored, nothing waits in the folder and the relay owes nothing."""
         if {stored.sha256 for stored in self.objects().values()} < set(self.dropped.values()):
@@ -195,7 +138,7 @@ class Rig:
     def status(self) -> dict[str, dict[str, int]] | None:
         """The status snapshot, None while no relay answers."""
         done = subprocess.run(
-            [sys.executable, "-m", "relayd", "--config", str(self.config), "status", "--json"],
+            self.command("status", "--json"),
             capture_output=True,
             timeout=30,
         )

@@ -9,11 +9,13 @@ from __future__ import annotations
 import random
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.crash.rig import Rig, picture, wait_until
+from tests.crash.rig import Rig, picture
+from tests.daemon.running import wait_for
 
 DURABLE = {
     "fsync": "fsync",
@@ -42,15 +44,15 @@ def test_killed_at_any_durable_step_of_its_life_an_item_still_arrives_once(rig: 
         rig.drop_file(name, picture(chance, 20_000))
         if not _is_killed(rig, kind, number, name):
             break
-        rig.start_relay()
-        wait_until(lambda name=name: rig.is_stored(name), f"{name} arrived after a kill at {kind} {number}", 30)
-        wait_until(lambda name=name: not (rig.drop / name).exists(), f"{name} is gone from the folder", 30)
+        rig.spawn()
+        wait_for(partial(rig.is_stored, name), f"{name} arrived after a kill at {kind} {number}", 30)
+        wait_for(partial(rig.is_taken, name), f"{name} is gone from the folder", 30)
         rig.kill_relay()
     else:
         raise AssertionError(f"{MOST_CALLS} calls of {kind} and the item has still not lived through one")
     assert number > 1, f"the relay never calls {kind}: this test proves nothing"
-    rig.start_relay()
-    wait_until(rig.has_arrived, "everything arrived")
+    rig.spawn()
+    wait_for(rig.has_arrived, "everything arrived")
     assert rig.toll().is_clean, f"{rig.toll()}\n{rig.tail()}"
     status = rig.status()
     assert status is not None
@@ -60,7 +62,7 @@ def test_killed_at_any_durable_step_of_its_life_an_item_still_arrives_once(rig: 
 def _is_killed(rig: Rig, kind: str, number: int, name: str) -> bool:
     """Run until strace kills the relay, or until the file has lived through its whole life; True if killed."""
     calls = DURABLE[kind]
-    relay = rig.start_relay(
+    relay = rig.spawn(
         (
             "strace",
             "-f",
@@ -79,7 +81,7 @@ def _is_killed(rig: Rig, kind: str, number: int, name: str) -> bool:
         killed = relay.poll() is not None
         return killed or (rig.is_stored(name) and rig.is_idle())
 
-    wait_until(is_over, f"the relay dies at {kind} {number}, or lives through it", 60)
+    wait_for(is_over, f"the relay dies at {kind} {number}, or lives through it", 60)
     if not killed:
         subprocess.run(["pkill", "-KILL", "-f", f"relayd --config {rig.config} run"], check=True)
         relay.wait()

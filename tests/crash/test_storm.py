@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.rig import Rig, Toll, picture, wait_until
+from tests.crash.rig import Rig, Toll, picture
+from tests.daemon.running import wait_for
 
 FILES = 220
 KILLS = 44
@@ -31,7 +32,7 @@ def storm(rig: Rig, *, files: int, kills: int, seed: int) -> Toll:
     chance = random.Random(seed)
     rig.start_sandbox(WEATHER)
     for number in range(kills):
-        rig.start_relay()
+        rig.spawn()
         _drop_some(rig, chance, files * number // kills, files * (number + 1) // kills)
         if number == kills // 2:
             rig.script(PORTAL)
@@ -40,8 +41,8 @@ def storm(rig: Rig, *, files: int, kills: int, seed: int) -> Toll:
         rig.let_relay_run(chance.uniform(0.3, 2.2))
         rig.kill_relay()
     rig.script("any%5 lose")
-    rig.start_relay()
-    wait_until(rig.has_arrived, "everything arrived after the storm", seconds=60)
+    rig.spawn()
+    wait_for(rig.has_arrived, "everything arrived after the storm", seconds=60)
     return rig.toll()
 
 
@@ -70,12 +71,12 @@ def test_the_storm_sees_a_relay_that_unlinks_before_the_commit(tmp_path: Path) -
         rig.start_sandbox()
         chance = random.Random(7)
         for number in range(12):
-            rig.start_relay()
+            rig.spawn()
             _drop_some(rig, chance, number * 20, number * 20 + 20)
-            wait_until(lambda: not list(rig.drop.glob("shot-*19.jpg")), "the relay has begun to take files")
+            wait_for(lambda: not list(rig.drop.glob("shot-*19.jpg")), "the relay has begun to take files")
             rig.kill_relay()
-        rig.start_relay()
-        wait_until(rig.is_idle, "the relay has nothing more to do")
+        rig.spawn()
+        wait_for(rig.is_idle, "the relay has nothing more to do")
         assert rig.toll().lost, "a sabotaged relay lost nothing: this storm proves nothing"
     finally:
         rig.stop()
@@ -86,9 +87,9 @@ def test_the_storm_sees_a_relay_that_stores_no_steps(tmp_path: Path) -> None:
     rig = Rig(tmp_path, entry=("-m", "tests.crash.sabotage", "no-step-store"))
     try:
         rig.start_sandbox("store%40 lose")
-        rig.start_relay()
+        rig.spawn()
         _drop_some(rig, random.Random(7), 0, 20)
-        wait_until(rig.has_arrived, "everything arrived")
+        wait_for(rig.has_arrived, "everything arrived")
         assert rig.toll().duplicates, "a sabotaged relay duplicated nothing: this storm proves nothing"
     finally:
         rig.stop()

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,26 +77,40 @@ class Answer:
 class RunningRelay:
     """A relay over `folder`; nobody listens where it delivers to, unless `url` says otherwise."""
 
-    def __init__(self, folder: Path, url: str = "http://127.0.0.1:9") -> None:
+    def __init__(
+        self, folder: Path, url: str = "http://127.0.0.1:9", *, entry: Sequence[str] = ("-m", "relayd")
+    ) -> None:
         self.spool, self.drop, self.log = folder / "spool", folder / "drop", folder / "relay.log"
         self.config = folder / "relayd.toml"
         self.socket = self.spool / "relayd.sock"
         for each in (self.spool, self.drop):
             each.mkdir(parents=True)
         self.config.write_text(CONFIG.format(spool=self.spool, drop=self.drop, url=url))
+        self.environment = {**os.environ, "TEST_SECRET": "sandbox-secret"}
         self.process: subprocess.Popen[bytes] | None = None
+        self._entry = tuple(entry)
 
-    def start(self) -> None:
-        environment = {**os.environ, "TEST_SECRET": "sandbox-secret"}
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start it and wait until it answers."""
+        process = self.spawn()
+        wait_for(self._answers, "the relay answers")
+        return process
+
+    def spawn(self, prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        """Start it without waiting; `prefix` is put before the command (strace)."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "relayd", "--config", str(self.config), "run"],
+                [*prefix, *self.command("run")],
                 cwd=REPOSITORY,
-                env=environment,
+                env=self.environment,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
             )
-        wait_for(self._answers, "the relay answers")
+        return self.process
+
+    def command(self, *words: str) -> list[str]:
+        """The command line for this relay, to be run in the repository."""
+        return [sys.executable, *self._entry, "--config", str(self.config), *words]
 
     def end(self, number: int = signal.SIGTERM) -> int:
         """Signal it, and wait for its end."""

@@ -1,0 +1,151 @@
+"""The daemon's life: stop, reload, second owner, a link that goes and comes back; the real process each time."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.crash.rig import Rig, picture
+from tests.daemon.running import wait_for
+
+CHANCE = random.Random(9)
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(tmp_path)
+    yield rig
+    rig.stop()
+
+
+def status(rig: Rig) -> dict[str, Any]:
+    found: dict[str, Any] | None = rig.status()
+    assert found is not None, rig.tail()
+    return found
+
+
+def test_sigterm_ends_it_within_five_seconds_in_mid_upload_and_the_item_arrives_later(rig: Rig) -> None:
+    rig.start_sandbox("store#1 slow 20000")
+    relay = rig.start()
+    rig.drop_file("large.jpg", picture(CHANCE, 3_000_000))
+    wait_for(lambda: status(rig)["destinations"]["rapidsos"]["under_way"] == 1, "the upload is under way")
+    began = time.monotonic()
+    relay.send_signal(signal.SIGTERM)
+    assert relay.wait(timeout=10) == 0
+    assert time.monotonic() - began < 5.0
+    rig.spawn()
+    wait_for(rig.has_arrived, "it arrived after the restart")
+    assert rig.toll().is_clean
+
+
+def test_a_bad_configuration_on_sighup_changes_nothing_and_says_where_it_is_wrong(rig: Rig) -> None:
+    rig.start_sandbox()
+    relay = rig.start()
+    session = status(rig)["session"]
+    good = rig.config.read_text()
+    rig.config.write_text(good.replace("settle", "setle"))
+    relay.send_signal(signal.SIGHUP)
+    wait_for(lambda: status(rig)["config"]["error"] is not None, "the refusal shows")
+    refused = status(rig)
+    assert "relayd.toml:" in refused["config"]["error"]
+    assert "setle" in refused["config"]["error"]
+    assert refused["state"] == "fault"
+    assert refused["session"] == session
+    rig.drop_file("still.jpg", picture(CHANCE, 1000))
+    wait_for(rig.has_arrived, "it still delivers")
+    rig.config.write_text(good)
+    relay.send_signal(signal.SIGHUP)
+    wait_for(lambda: status(rig)["config"]["error"] is None, "the refusal is taken back")
+    assert status(rig)["state"] == "ok"
+
+
+def test_an_unchanged_configuration_on_sighup_restarts_nothing(rig: Rig) -> None:
+    rig.start_sandbox("store#1 slow 100000")
+    relay = rig.start()
+    loaded_at = status(rig)["config"]["loaded_at"]
+    rig.drop_file("large.jpg", picture(CHANCE, 300_000))
+    wait_for(lambda: status(rig)["destinations"]["rapidsos"]["under_way"] == 1, "the upload is under way")
+    relay.send_signal(signal.SIGHUP)
+    wait_for(lambda: "nothing changed" in rig.log.read_text(), "it read the file again")
+    assert status(rig)["config"]["loaded_at"] == loaded_at
+    wait_for(rig.has_arrived, "the upload ended")
+    done = subprocess.run([*rig.command("items", "--json")], capture_output=True, check=True, timeout=30)
+    (item,) = json.loads(done.stdout)["items"]
+    assert item["deliveries"][0]["attempts"] == 1
+
+
+def test_a_changed_configuration_on_sighup_takes_a_new_folder_without_losing_what_waits(rig: Rig) -> None:
+    second = rig.drop.parent / "second"
+    second.mkdir()
+    relay = rig.start()
+    rig.drop_file("waits.jpg", picture(CHANCE, 1000))
+    wait_for(lambda: status(rig)["spool"]["pending"] == 1, "it waits, there is no server yet")
+    rig.config.write_text(
+        rig.config.read_text().replace('from = ["camera"]', 'from = ["camera", "second"]')
+        + f'\n[source.second]\ntype = "folder"\npath = "{second}"\nsettle = "200ms"\n'
+    )
+    relay.send_signal(signal.SIGHUP)
+    wait_for(lambda: "second" in status(rig)["sources"], "the new source is there")
+    (second / "other.jpg").write_bytes(picture(CHANCE, 1000))
+    rig.start_sandbox()
+    wait_for(lambda: status(rig)["spool"]["delivered"] == 2, "both arrived")
+
+
+def test_a_second_relay_on_the_same_spool_refuses_to_start_and_says_who_owns_it(rig: Rig) -> None:
+    relay = rig.start()
+    second = subprocess.run(rig.command("run"), capture_output=True, text=True, timeout=20, env=rig.environment)
+    assert second.returncode == 1
+    assert str(relay.pid) in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_a_wrong_configuration_ends_with_two_and_names_file_and_line(rig: Rig) -> None:
+    rig.config.write_text(rig.config.read_text().replace("min_free", "minfree"))
+    done = subprocess.run(rig.command("run"), capture_output=True, text=True, timeout=20, env=rig.environment)
+    assert done.returncode == 2
+    assert f"{rig.config}:7: " in done.stderr
+    assert "min_free" in done.stderr
+
+
+def test_a_destination_paused_by_hand_stays_paused_across_a_kill(rig: Rig) -> None:
+    rig.start_sandbox()
+    rig.start()
+    subprocess.run(rig.command("pause", "rapidsos"), check=True, capture_output=True, timeout=20)
+    rig.kill_relay()
+    rig.start()
+    rig.drop_file("held.jpg", picture(CHANCE, 1000))
+    wait_for(lambda: status(rig)["destinations"]["rapidsos"]["pending"] == 1, "it is owed")
+    assert status(rig)["destinations"]["rapidsos"]["state"] == "paused"
+    subprocess.run(rig.command("resume"), check=True, capture_output=True, timeout=20)
+    wait_for(rig.has_arrived, "it arrives once resumed")
+
+
+def test_behind_a_captive_portal_nothing_counts_as_delivered_and_everything_arrives_afterwards(rig: Rig) -> None:
+    rig.start_sandbox("any portal")
+    rig.start()
+    for number in range(5):
+        rig.drop_file(f"p{number}.jpg", picture(CHANCE, 1000))
+    wait_for(lambda: "portal" in status(rig)["destinations"]["rapidsos"]["reason"], "the portal is named")
+    assert status(rig)["spool"]["delivered"] == 0
+    rig.script("")
+    wait_for(rig.has_arrived, "everything arrived")
+    assert rig.toll().is_clean
+
+
+def test_the_journal_of_a_wrong_secret_names_the_setting_and_never_the_secret(rig: Rig) -> None:
+    rig.environment["TEST_SECRET"] = "hunter2-is-my-secret"
+    rig.start_sandbox()
+    rig.start()
+    rig.drop_file("kept.jpg", picture(CHANCE, 1000))
+    wait_for(lambda: status(rig)["destinations"]["rapidsos"]["state"] == "fault", "it is a fault")
+    assert "client_secret" in status(rig)["destinations"]["rapidsos"]["reason"]
+    assert status(rig)["spool"]["pending"] == 1
+    assert "hunter2" not in rig.tail() + json.dumps(status(rig))
