@@ -40,6 +40,8 @@ class Answer:
     @property
     def is_html(self) -> bool:
         """Whether this is a page for people, where an API speaks to programs."""
+        if not self.body.strip():
+            return False
         return self.headers.get("Content-Type", "").lower().startswith("text/html") or bool(_HTML.match(self.body))
 
     @property

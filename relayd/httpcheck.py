@@ -118,7 +118,7 @@ async def _compare_clocks(client: HttpClient) -> tuple[bool, str, str]:
     if abs(ahead) <= CLOCK_TOLERANCE_SECONDS:
         return True, "agrees with the server's", ""
     side = "ahead of" if ahead > 0 else "behind"
-    text = f"this machine is {datetime.timedelta(seconds=round(abs(ahead)))} {side} the server"
+    text = f"this machine is {datetime.timedelta(minutes=round(abs(ahead) / 60))} {side} the server"
     return False, text, "set the clock: is time synchronisation running (timedatectl)?"
 
 

@@ -235,9 +235,11 @@ def _etag_of_success(answer: Answer, fields: Sequence[tuple[str, str]]) -> str:
         raise TryAgain(f"{answer.where} answered {answer.status} with an error inside")
     if root is not None and _tag(root) == "PostResponse":
         return answer.headers.get("ETag", _child(root, "ETag"))
-    if answer.body.strip():
-        raise Unavailable(f"{answer.where} answered {answer.status} with something storage never says")
-    return answer.headers.get("ETag", "")
+    etag = answer.headers.get("ETag", "")
+    was_asked_for = any(name.lower() == "success_action_status" and value == "200" for name, value in fields)
+    if answer.body.strip() or (answer.status != 204 and not etag and not was_asked_for):
+        raise Unavailable(f"{answer.where} answered {answer.status} as storage never does: a captive portal?")
+    return etag
 
 
 def _read_error(answer: Answer) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
 import socket
 import ssl
 import time
@@ -430,6 +431,24 @@ async def test_a_lost_answer_is_tried_again_by_the_worker_and_not_here() -> None
         error = await failure(client(wire.url), method="POST", body=b"{}")
     assert isinstance(error, TryAgain)
     assert len(requests) == 1
+
+
+async def test_hundreds_of_failures_leave_no_descriptor_and_no_task_behind() -> None:
+    async with speaking(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc") as wire:
+        made = client(wire.url)
+
+        async def fail() -> None:
+            with pytest.raises(TryAgain):
+                await made.send("POST", made.url("/x"), body=Chunks([70_000, 70_000]))
+
+        await fail()
+        before = len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks())
+        for _ in range(300):
+            await fail()
+        await made.close()
+        await asyncio.sleep(0)
+        assert len(os.listdir("/proc/self/fd")) <= before[0] + 1
+        assert len(asyncio.all_tasks()) <= before[1] + 1
 
 
 async def test_ending_the_task_ends_the_call_at_once() -> None:

@@ -239,6 +239,8 @@ def test_the_code_decides_and_not_the_status(status: int) -> None:
         (206, "", TryAgain),
         (200, "<html>Welcome to our WiFi</html>", Unavailable),
         (200, '{"ok": true}', Unavailable),
+        (200, "", Unavailable),
+        (201, "", Unavailable),
         (200, "<Error><Code>InternalError</Code></Error>", TryAgain),
         (400, "<!DOCTYPE e [<!ENTITY a 'b'>]><Error><Code>EntityTooLarge</Code></Error>", TryAgain),
         (400, "<Error><Code>EntityTooLarge</Code>" + " " * 70_000 + "</Error>", TryAgain),
