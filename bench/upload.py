@@ -1,7 +1,7 @@
 """CPU and memory of one upload over TLS 1.3, our client beside curl: the same form, the same file, the same sink.
 
     python bench/upload.py             1 GiB, three rounds
-    python bench/upload.py --size 64MiB --check
+    python bench/upload.py --size 256MiB --check     smaller ones are over too soon to be measured
 
 Every measured upload is a process of its own; the sink is another one. CPU is user plus system time of the upload
 alone: what a 1 MiB upload costs the same program (start, handshake) is taken off. The smallest of the rounds counts.
@@ -25,7 +25,7 @@ import trustme
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from relayd.fields import parse_size  # noqa: E402
+from relayd.fields import parse_size
 
 CPU_LIMIT = 1.15
 RSS_LIMIT_BYTES = 4_000_000
