@@ -57,9 +57,17 @@ class FolderSource(Source):
         except OSError as error:
             self._faults.set("folder", folder_findings.in_words(self._config.path, error))
             return
-        self._visit = Visit(self.name, self._config, self._ledger, folder_fd, self._faults, self._on_accepted)
+        self._visit = Visit(
+            self.name,
+            self._config,
+            self._ledger,
+            folder_fd,
+            pool=pool,
+            faults=self._faults,
+            accepted=self._on_accepted,
+        )
         try:
-            reason = await self._visit.stay(put, pool)
+            reason = await self._visit.stay(put)
         finally:
             self._visit = None
             os.close(folder_fd)

@@ -34,7 +34,7 @@ SHORTEST_GAP_SECONDS = 0.05
 
 
 class Visit:
-    """Built for one descriptor of the folder; `stay` is called once."""
+    """Built for one descriptor of the folder; `stay` is called once. Its threads are the pool's."""
 
     def __init__(
         self,
@@ -42,6 +42,8 @@ class Visit:
         config: FolderConfig,
         ledger: Ledger,
         folder_fd: int,
+        *,
+        pool: Executor,
         faults: Faults,
         accepted: Callable[[], None],
     ) -> None:
@@ -49,11 +51,13 @@ class Visit:
         self._config = config
         self._ledger = ledger
         self._folder_fd = folder_fd
+        self._pool = pool
         self._faults = faults
         self._accepted = accepted
         self._wake = asyncio.Event()
         self._is_thorough = True
         self._audited_until = b""
+        self._watch: Watch | None = None
         self._pickup: Pickup | None = None
         self._scanner = Scanner(
             folder_fd=folder_fd,
@@ -70,10 +74,10 @@ class Visit:
         """Why this file is not taken yet, if it is being dealt with."""
         return None if self._pickup is None else self._pickup.backlog.reason_for(path)
 
-    async def stay(self, put: Put, pool: Executor) -> str:
+    async def stay(self, put: Put) -> str:
         """Take files until the folder is lost; returns why, in words."""
-        watch, is_local = await self._thread(pool, self._choose_watch)
-        self._desk = FileDesk(
+        self._watch, is_local = await self._thread(self._choose_watch)
+        desk = FileDesk(
             folder_fd=self._folder_fd,
             max_file_size=self._config.max_file_size,
             trust_leases=is_local,
@@ -82,32 +86,31 @@ class Visit:
         )
         try:
             async with asyncio.TaskGroup() as tasks:
-                self._pickup = pickup = self._open_pickup(put, pool, tasks, is_local=is_local)
-                following = None if watch is None else tasks.create_task(self._follow(watch, pickup), name="hints")
+                self._pickup = pickup = self._open_pickup(put, desk, tasks)
+                following = tasks.create_task(self._follow(pickup), name="hints")
                 try:
-                    return await self._scan_until_lost(pickup, pool, watch)
+                    return await self._scan_until_lost(pickup, desk)
                 finally:
                     pickup.backlog.stop()
-                    if following is not None:
-                        following.cancel()
+                    following.cancel()
         finally:
-            if watch is not None:
-                watch.close()
+            if self._watch is not None:
+                self._watch.close()
 
-    def _open_pickup(self, put: Put, pool: Executor, tasks: asyncio.TaskGroup, *, is_local: bool) -> Pickup:
+    def _open_pickup(self, put: Put, desk: FileDesk, tasks: asyncio.TaskGroup) -> Pickup:
         config = self._config
         pattern = None if config.name_pattern is None else NamePattern(config.name_pattern)
-        quiet_seconds = config.settle if is_local else max(config.settle, 2 * config.poll_every)
+        quiet_seconds = config.settle if desk.trust_leases else max(config.settle, 2 * config.poll_every)
         return Pickup(
             naming=Naming(source=self._name, pattern=pattern, zone=zone_of(config.time_zone)),
             terms=Terms(
                 quiet_seconds=quiet_seconds, concurrency=config.concurrency, keep_originals=config.keep_originals
             ),
             ledger=self._ledger,
-            desk=self._desk,
+            desk=desk,
             scanner=self._scanner,
             put=put,
-            pool=pool,
+            pool=self._pool,
             faults=self._faults,
             tasks=tasks,
             hungry=self._wake.set,
@@ -129,11 +132,12 @@ class Visit:
         log.info("source %s: %s is watched by inotify", self._name, path)
         return watch, kind is None
 
-    async def _follow(self, watch: Watch, pickup: Pickup) -> None:
-        wanted = self._scanner.wanted
-        async for hint in watch.hints():
+    async def _follow(self, pickup: Pickup) -> None:
+        if self._watch is None:
+            return
+        async for hint in self._watch.hints():
             if isinstance(hint, bytes):
-                if wanted.wants(hint):
+                if self._scanner.wanted.wants(hint):
                     pickup.backlog.offer(hint)
                 continue
             if hint is Change.LOST:
@@ -141,16 +145,15 @@ class Visit:
                 self._is_thorough = True
             self._wake.set()
 
-    async def _scan_until_lost(self, pickup: Pickup, pool: Executor, watch: Watch | None) -> str:
+    async def _scan_until_lost(self, pickup: Pickup, desk: FileDesk) -> str:
         while True:
             self._wake.clear()
             try:
-                reason = await self._thread(pool, folder_findings.whats_wrong, self._config, self._folder_fd)
-                if reason is not None:
-                    return reason
-                await self._scan(pickup, pool, watch)
+                reason = await self.rescan(pickup, desk)
             except OSError as error:
-                return folder_findings.in_words(self._config.path, error)
+                reason = folder_findings.in_words(self._config.path, error)
+            if reason is not None:
+                return reason
             await asyncio.sleep(SHORTEST_GAP_SECONDS)
             try:
                 async with asyncio.timeout(self._config.rescan):
@@ -158,26 +161,35 @@ class Visit:
             except TimeoutError:
                 continue
 
-    async def _scan(self, pickup: Pickup, pool: Executor, watch: Watch | None) -> None:
-        """Compare what the ledger knows with what is there, then look for what it does not know."""
+    async def rescan(self, pickup: Pickup, desk: FileDesk) -> str | None:
+        """Compare what the ledger knows with what is there, then look for what it does not know.
+
+        Returns why this is no longer the configured folder, in words, or None. Raises OSError if it cannot be read.
+        """
+        reason = await self._thread(folder_findings.whats_wrong, self._config, self._folder_fd)
+        if reason is not None:
+            return reason
         is_thorough, self._is_thorough = self._is_thorough, False
-        await self._audit(pickup, pool, is_thorough=is_thorough)
+        await self._audit(pickup, desk, is_thorough=is_thorough)
         await pickup.flush()
         self._faults.clear("folder")
-        wish = pickup.wish(_enter_nothing if watch is None else watch.enter)
-        if wish.limit == 0 and not self._config.recursive:
-            return
-        scan: Scan = await self._thread(pool, self._scanner.scan, wish)
-        if watch is not None:
-            watch.keep(scan.folders)
-            scan.troubles += filter(None, [watch.trouble])
-        if scan.troubles:
-            self._faults.set("sub-folders", "; ".join(scan.troubles))
+        wish = pickup.wish(_enter_nothing if self._watch is None else self._watch.enter)
+        if wish.limit > 0 or self._config.recursive:
+            self._offer(await self._thread(self._scanner.scan, wish), pickup)
+        return None
+
+    def _offer(self, scan: Scan, pickup: Pickup) -> None:
+        troubles = scan.troubles
+        if self._watch is not None:
+            self._watch.keep(scan.folders)
+            troubles = [*troubles, *filter(None, [self._watch.trouble])]
+        if troubles:
+            self._faults.set("sub-folders", "; ".join(troubles))
         else:
             self._faults.clear("sub-folders")
         pickup.backlog.offer_all(scan.paths, has_more=scan.has_more)
 
-    async def _audit(self, pickup: Pickup, pool: Executor, *, is_thorough: bool) -> None:
+    async def _audit(self, pickup: Pickup, desk: FileDesk, *, is_thorough: bool) -> None:
         """All of the ledger's entries if `is_thorough`, else some, going on where the last call stopped."""
         if is_thorough:
             self._audited_until = b""
@@ -185,7 +197,7 @@ class Visit:
         while is_thorough or budget > 0:
             rows = await self._ledger.known(self._name, self._audited_until, AUDITED_AT_ONCE)
             may_remove = not self._config.keep_originals
-            result = await self._thread(pool, audit, rows, self._scanner, self._desk, may_remove)
+            result = await self._thread(audit, rows, self._scanner, desk, may_remove)
             pickup.apply(result)
             stuck = result.stuck or stuck
             budget -= AUDITED_AT_ONCE
@@ -197,8 +209,8 @@ class Visit:
         elif not began_at and not self._audited_until:
             self._faults.clear("removal")
 
-    async def _thread(self, pool: Executor, do: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(pool, functools.partial(do, *args))
+    async def _thread(self, do: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, functools.partial(do, *args))
 
 
 def _enter_nothing(folder_fd: int, path: bytes) -> None:

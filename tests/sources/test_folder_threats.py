@@ -83,7 +83,7 @@ async def test_a_file_swapped_for_a_link_again_and_again_never_gives_the_secret_
             await until(lambda: len(store.items) >= 100)
         finally:
             stop.set()
-            swapper.join()
+            await asyncio.to_thread(swapper.join)
     assert all(store.content(item) == JPEG for item in store.items)
     assert secret.read_bytes() == b"SECRET" * 1000
 
@@ -120,7 +120,7 @@ async def test_a_sub_folder_swapped_for_a_link_leads_nowhere(folder: Path, store
             await until(lambda: len(rounds) >= 500)
         finally:
             stop.set()
-            swapper.join()
+            await asyncio.to_thread(swapper.join)
     assert all(store.content(item) == JPEG for item in store.items)
     assert (outside / "key.jpg").exists()
 
@@ -228,7 +228,7 @@ async def test_a_file_that_grows_for_ever_is_not_taken_and_holds_nobody_up(folde
             assert "endless.bin" not in store.names
     finally:
         stop.set()
-        grower.join()
+        await asyncio.to_thread(grower.join)
 
 
 async def test_files_that_vanish_shrink_and_are_rewritten_meanwhile_are_taken_whole_or_not_at_all(
@@ -250,7 +250,7 @@ async def test_files_that_vanish_shrink_and_are_rewritten_meanwhile_are_taken_wh
             await until(lambda: len(store.items) >= 30)
         finally:
             stop.set()
-            meddler.join()
+            await asyncio.to_thread(meddler.join)
     assert all(store.content(item) in (one, two) for item in store.items)
 
 
