@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -21,8 +20,6 @@ from relayd.spool.accepting import Content, accept
 from relayd.spool.engine import Engine
 from relayd.spool.limits import Shortage, on_disk
 from relayd.spool.rows import new_id, priority_of
-
-log = logging.getLogger("relayd.spool")
 
 ROW_BYTES = 2048
 """What the rows of one item take, roughly; counted when looking for room."""
@@ -103,8 +100,6 @@ async def make_room(engine: Engine, lacking: Shortage, priority: int | None, *, 
         when_full=engine.config.when_full,
     )
     gone = await engine.write(partial(upkeep.evict, room=room, now=now))
-    if gone:
-        log.warning("%d items made room: %s", gone, lacking.text)
     await engine.settled()
     return gone
 

@@ -145,8 +145,8 @@ def live_bytes(db: sqlite3.Connection) -> int:
 def give_back(db: sqlite3.Connection) -> None:
     """Return some spare pages to the file system; a few stay, since the next burst needs them again."""
     spare: int = db.execute("PRAGMA freelist_count").fetchone()[0]
-    if spare > SPARE_PAGES_KEPT:
-        db.execute(f"PRAGMA incremental_vacuum({min(spare - SPARE_PAGES_KEPT, VACUUM_PAGES)})").fetchall()
+    for _ in range(min(spare - SPARE_PAGES_KEPT, VACUUM_PAGES)):
+        db.execute("PRAGMA incremental_vacuum(1)")  # one at a time: sqlite3 runs only the first step of this pragma
 
 
 def primary_code(error: sqlite3.Error) -> int:

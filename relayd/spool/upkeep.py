@@ -22,6 +22,9 @@ AT_ONCE = 500
 CANDIDATES_AT_ONCE = 100_000
 """How far one call looks for something to evict."""
 
+IDS_LOGGED = 5
+"""How many ids one line of the log names."""
+
 EARLIEST_BELIEVABLE = 1_735_689_600.0
 """2025-01-01: a stamp before it was made by a clock that did not know the time."""
 LATEST_AHEAD_SECONDS = 86_400.0
@@ -166,9 +169,13 @@ def evict(change: Change, room: Room, *, now: float) -> int:
     else:
         if room.priority is not None:
             return 0
-    for row in chosen[:AT_ONCE]:
+    gone = chosen[:AT_ONCE]
+    for row in gone:
         _evict_one(change, row, now)
-    return len(chosen[:AT_ONCE])
+    missed = [row["id"] for row in gone if row["state"] != State.DELIVERED and row["priority"] != UNCLAIMED]
+    if missed:
+        change.warn("%d items evicted for want of room, `relayd items --state evicted`: %s", len(missed), _some(missed))
+    return len(gone)
 
 
 def _evictable(db: sqlite3.Connection, room: Room) -> Iterator[sqlite3.Row]:
@@ -214,7 +221,10 @@ def _evict_one(change: Change, row: sqlite3.Row, now: float) -> None:
     elif row["state"] == State.PENDING:
         set_item_state(change, row["seq"], State.EVICTED, reason=reason, now=now)
     free_content(change, row["seq"])
-    change.warn("item %s (%s, %d bytes) evicted: no room in the spool", row["id"], row["state"], row["size_bytes"])
+
+
+def _some(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:IDS_LOGGED]) + (", …" if len(ids) > IDS_LOGGED else "")
 
 
 def _forget(change: Change, item: int, state: State) -> None:
