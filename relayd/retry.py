@@ -15,6 +15,10 @@ from relayd.model import Outcome, State
 BREAKER_FAILURES = 5
 """So many failures in a row, whatever their kind, make a destination pause: it is not the items."""
 
+REWIND_DOUBLINGS = 3
+"""A step that went stale while the link was away is made anew soon, however many tries failed before; should it go stale
+again and again, the breaker sees to it."""
+
 REASON_LIMIT = 500
 """Characters of a reason that are kept; a server's essay is cut."""
 
@@ -74,7 +78,13 @@ def judge(error: Exception, *, attempts: int, backoff: Backoff) -> Verdict:
             wait = _bounded(error.retry_after_seconds, backoff)
             return Verdict(outcome=Outcome.NOT_READY, reason=reason, delay_seconds=wait)
         case Rewind():
-            return Verdict(outcome=Outcome.REWIND, reason=reason, ceiling_seconds=ceiling, forget_from=error.step)
+            return Verdict(
+                outcome=Outcome.REWIND,
+                reason=reason,
+                ceiling_seconds=backoff.ceiling_seconds(min(attempts, REWIND_DOUBLINGS)),
+                forget_from=error.step,
+                counts_as_failure=True,
+            )
         case Rejected():
             return Verdict(outcome=Outcome.REJECTED, reason=reason, ends_as=State.DEAD)
         case TryAgain():

@@ -63,8 +63,16 @@ def test_rewind_forgets_the_step_and_backs_off_alone() -> None:
     verdict = judge(Rewind("slot", "the slot has expired"), attempts=2, backoff=BACKOFF)
     assert verdict.forget_from == "slot"
     assert not verdict.pauses
-    assert not verdict.counts_as_failure
     assert verdict.ceiling_seconds == 2.0
+
+
+def test_a_slot_that_expired_while_the_link_was_away_for_long_is_renewed_within_seconds() -> None:
+    verdict = judge(Rewind("slot", "the slot has expired"), attempts=500, backoff=BACKOFF)
+    assert verdict.ceiling_seconds == 4.0
+
+
+def test_slots_that_always_expire_trip_the_breaker() -> None:
+    assert judge(Rewind("slot", "the slot has expired"), attempts=1, backoff=BACKOFF).counts_as_failure
 
 
 def test_only_a_rejection_ends_a_delivery_and_only_as_dead() -> None:
