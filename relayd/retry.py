@@ -16,8 +16,8 @@ BREAKER_FAILURES = 5
 """So many failures in a row, whatever their kind, make a destination pause: it is not the items."""
 
 REWIND_DOUBLINGS = 3
-"""A step that went stale while the link was away is made anew soon, however many tries failed before; should it go stale
-again and again, the breaker sees to it."""
+"""A step that went stale while the link was away is made anew soon, however many tries failed before; should it go
+stale again and again, the breaker sees to it."""
 
 REASON_LIMIT = 500
 """Characters of a reason that are kept; a server's essay is cut."""
