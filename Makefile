@@ -3,7 +3,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 export PYTHON ?= python3
 BIN := .venv/bin
-WORKERS ?= 0
+# Tests run side by side; WORKERS=0: one after another.
+WORKERS ?= auto
 # `make test PYTEST="-k spool -x"` runs a part.
 PYTEST ?=
 
@@ -18,13 +19,11 @@ demo: venv-run          ## a drive through a dead zone, told live; no root, no n
 test: venv              ## the gate: style, types, layers, tests (not the system rigs)
 	@tools/need test
 	@$(MAKE) lint
-	$(BIN)/pytest -m "not system" -n $(WORKERS) $(PYTEST)
+	$(BIN)/pytest -m "not system" -n $(WORKERS) --maxprocesses 4 --dist worksteal $(PYTEST)
 
 lint: venv              ## ruff, mypy --strict, import-linter
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+	@failed=0; for tool in "ruff check ." "ruff format --check ." mypy "lint-imports --no-logo"; do \
+	    echo "== $$tool"; $(BIN)/$$tool || failed=1; done; exit $$failed
 
 format: venv            ## lay the code out anew
 	$(BIN)/ruff check --fix-only --quiet .
