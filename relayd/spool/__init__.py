@@ -4,9 +4,12 @@ Promises: what it accepted is on the disk and stays until it is delivered, or en
 `disk_queue.Spool` is the way in; the other modules are its parts.
 """
 
+from relayd.spool.answers import Remembered
+from relayd.spool.correspondence import Correspondence
 from relayd.spool.disk_queue import Spool
 from relayd.spool.limits import SpoolConfig
 from relayd.spool.offline import check, export, repair
+from relayd.spool.outbox import Event
 from relayd.spool.records import (
     AttemptRecord,
     Begun,
@@ -23,11 +26,14 @@ from relayd.spool.records import (
 __all__ = [
     "AttemptRecord",
     "Begun",
+    "Correspondence",
     "DeliveryDetail",
     "DestinationCounters",
+    "Event",
     "ItemDetail",
     "ItemSummary",
     "QuarantinedFile",
+    "Remembered",
     "Report",
     "SourceCounters",
     "Spool",

@@ -28,9 +28,12 @@ def destination_subject(name: str) -> str:
 
 @dataclass(slots=True)
 class Change:
-    """What an operation is given. `freed` are ids of items whose media goes after the commit."""
+    """What an operation is given. `freed` are ids of items whose media goes after the commit; `events_kept` is how many
+    events for the fleet may wait, 0 if nobody wants any."""
 
     db: sqlite3.Connection
+    events_kept: int = 0
+    has_events: bool = False
     counted: dict[Key, int] = field(default_factory=dict)
     marked: dict[Key, int] = field(default_factory=dict)
     hints: set[str] = field(default_factory=set)
@@ -58,6 +61,7 @@ class Change:
         self.hints |= other.hints
         self.freed += other.freed
         self.warnings += other.warnings
+        self.has_events |= other.has_events
 
     def write_counters(self) -> None:
         """Last thing before the commit."""

@@ -96,11 +96,11 @@ def record_delivered(change: Change, delivery: int, receipt: Receipt, *, now: fl
     row = _delivery(change, delivery, Outcome.DELIVERED, receipt.proof, now)
     if row is None or row["state"] == State.DELIVERED:
         return
-    move_delivery(change, row, State.DELIVERED, reason=receipt.proof, now=now)
     change.db.execute(
         "UPDATE deliveries SET receipt = ?, proof = ? WHERE id = ?",
         (to_json(dict(receipt.fields)), receipt.proof, delivery),
     )
+    move_delivery(change, row, State.DELIVERED, reason=receipt.proof, now=now)
     change.db.execute("DELETE FROM steps WHERE delivery = ?", (delivery,))
     size_bytes = change.db.execute("SELECT size_bytes FROM items WHERE seq = ?", (row["item"],)).fetchone()[0]
     subject = destination_subject(row["destination"])

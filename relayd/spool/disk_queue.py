@@ -12,13 +12,14 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import BinaryIO
 
 from relayd import clock
 from relayd.model import Capture, Item, Known, Order, Origin, Outcome, Receipt, State
 from relayd.spool import accepting, arriving, delivering, lists, upkeep
+from relayd.spool.correspondence import Correspondence
 from relayd.spool.delivering import Wanted
 from relayd.spool.desk import Desk
 from relayd.spool.engine import Engine, Hint
@@ -215,6 +216,11 @@ class Spool(Desk):
     def folder(self) -> Path:
         """The spool's folder; the socket may live in it."""
         return self._engine.folder.root
+
+    @cached_property
+    def fleet(self) -> Correspondence:
+        """What the fleet is told, and what it asked."""
+        return Correspondence(self._engine)
 
     def subscribe(self, hint: Hint) -> None:
         """`hint` is called in the loop, after a commit, with the names of destinations that may have work."""

@@ -57,6 +57,16 @@ class SpoolConfig(Section):
         """What the write-ahead log, and the headroom for a full disk, take of `max_size`: this much each."""
         return min(4 * 2**20, self.max_size // 16)
 
+    @property
+    def events_kept(self) -> int:
+        """How many events wait for the fleet at most; few in a small spool."""
+        return min(10_000, self.max_size // 20_000)
+
+    @property
+    def commands_kept(self) -> int:
+        """How many commands from the fleet are known again by their id."""
+        return min(1_000, max(10, self.max_size // 200_000))
+
     def floor_bytes(self, disk: Disk) -> int:
         """Free space that stays for others."""
         return max(self.min_free, int(disk.total_bytes * self.min_free_percent / 100))

@@ -35,6 +35,8 @@ _KEYS = {
     "ledger": ("source", "path"),
     "counters": ("subject", "name"),
     "notes": ("key",),
+    "events": ("seq",),
+    "commands": ("seq",),
 }
 _LOST = "what was owed of it was lost with a damaged database"
 

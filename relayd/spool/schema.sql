@@ -110,3 +110,20 @@ CREATE TABLE notes (
     key   TEXT PRIMARY KEY, -- name of a small fact
     value TEXT NOT NULL -- the fact
 ) STRICT, WITHOUT ROWID;
+
+-- What the fleet is told: written in the transaction that it tells of, removed once the broker has it.
+CREATE TABLE events (
+    seq      INTEGER PRIMARY KEY AUTOINCREMENT, -- order in which it happened, published in it; never reused, so a gap tells of a loss
+    at       REAL NOT NULL, -- when it happened, by the wall clock of that moment
+    type     TEXT NOT NULL, -- what happened: delivered, dead, evicted, fault_raised, …
+    document TEXT NOT NULL -- JSON object as published, but for the number; its id stays the same however often it is sent
+) STRICT;
+
+-- What the fleet asked: a repeated id is answered again, not run again.
+CREATE TABLE commands (
+    seq    INTEGER PRIMARY KEY AUTOINCREMENT, -- order of arrival; the oldest are forgotten
+    id     TEXT NOT NULL UNIQUE, -- as the sender chose it
+    name   TEXT NOT NULL, -- which command
+    at     REAL NOT NULL, -- when it began to run
+    answer TEXT -- JSON object; NULL: it began, and may or may not have been carried out
+) STRICT;

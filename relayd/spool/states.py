@@ -1,7 +1,7 @@
 """Where the states of deliveries and items change; nowhere else does.
 
-Promises: whatever changes a state also changes the counters, in the same transaction; an item's state always follows
-from its deliveries by the rule of `model.State`. Media goes when nobody is owed.
+Promises: whatever changes a state also changes the counters and tells the fleet, in the same transaction; an item's
+state always follows from its deliveries by the rule of `model.State`. Media goes when nobody is owed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from relayd.model import Fields, Kind, Order, State
 from relayd.spool.change import Change, destination_subject
 from relayd.spool.limits import on_disk
+from relayd.spool.outbox import report_end
 from relayd.spool.rows import orders_to_json, priority_of, to_json
 
 _WORST_FIRST = (State.DEAD, State.EVICTED, State.EXPIRED, State.DELIVERED)
@@ -65,6 +66,7 @@ def move_delivery(
         change.count(row["state"], -1, subject)
     if not was_dropped:
         change.count(state, 1, subject)
+    report_end(change, row["id"], state, now=now)
 
 
 def settle(change: Change, item: int, *, now: float) -> State:

@@ -81,6 +81,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="spool-writer")
         self._last_size_bytes = 0
         self.failed_last = False
+        self.events_kept = 0
 
     def start(self) -> None:
         self._thread.start()
@@ -155,7 +156,7 @@ class Writer:
 
     def _commit(self, group: list[_Job]) -> tuple[list[_End], Change]:
         db = self._db
-        whole = Change(db)
+        whole = Change(db, self.events_kept)
         db.execute("BEGIN IMMEDIATE")
         ends = [self._attempt(job, whole) for job in group]
         whole.write_counters()
@@ -166,7 +167,7 @@ class Writer:
     def _attempt(self, job: _Job, whole: Change) -> _End:
         """One operation in its own savepoint. Raises only what spoils the group."""
         db = self._db
-        change = Change(db)
+        change = Change(db, whole.events_kept)
         db.execute("SAVEPOINT operation")
         try:
             result = job.operation(change)
