@@ -18,7 +18,7 @@ from pathlib import Path
 from relayd.errors import SpoolDamaged, SpoolError, SpoolFull, SpoolTooNew
 
 FILE_NAME = "spool.db"
-TABLES = ("items", "deliveries", "attempts", "steps", "ledger", "counters", "notes", "events", "commands")
+TABLES = ("items", "deliveries", "attempts", "steps", "ledger", "counters", "notes")
 APPLICATION_ID = 0x72656C79
 SYNCHRONOUS = "FULL"
 LARGEST_WAL_BYTES = 4 * 2**20
@@ -40,15 +40,20 @@ class Migration:
 
 
 def connect(path: Path, wal_limit_bytes: int = LARGEST_WAL_BYTES) -> sqlite3.Connection:
-    """The one connection that writes. Creates the file if it is not there; raises sqlite3.Error.
+    """The one connection that writes. Creates the file if it is not there.
+
+    Raises sqlite3.Error, and before anything is written SpoolTooNew, or SpoolDamaged for what is not ours.
 
     The write-ahead log is copied into the database when it reaches its limit, and cut back to it after a burst.
     """
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=5.0)
     try:
         db.row_factory = sqlite3.Row
-        db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        if db.execute("PRAGMA page_count").fetchone()[0] == 0:
+            db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        else:
+            _vet(db)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute(f"PRAGMA synchronous = {SYNCHRONOUS}")
         db.execute("PRAGMA foreign_keys = ON")
@@ -94,20 +99,11 @@ def bring_up_to_date(
 ) -> tuple[int, int]:
     """Make a new database, or migrate an older one; returns (number before, number now), 0 for a new one.
 
-    Raises SpoolTooNew, SpoolDamaged. Each step is one transaction: a crash in the middle leaves the number before.
+    Each step is one transaction: a crash in the middle leaves the number before.
     """
     steps = migrations() if steps is None else steps
-    newest = max((step.number for step in steps), default=1)
+    newest = _newest(steps)
     before = number_of(db)
-    if before > newest:
-        raise SpoolTooNew(
-            f"this spool has the shape {before} of a newer relayd, this version knows shapes up to {newest}: "
-            "install the newer version again, or give this one another spool.path"
-        )
-    names = {row[0] for row in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    application: int = db.execute("PRAGMA application_id").fetchone()[0]
-    if (before == 0 and names) or (before and (application != APPLICATION_ID or "items" not in names)):
-        raise SpoolDamaged(f"the database is no spool of relayd (application {application}, shape {before})")
     if before == 0:
         sql = newest_schema() if schema is None else schema
         _run(db, f"{sql}\nPRAGMA application_id = {APPLICATION_ID};\nPRAGMA user_version = {newest};")
@@ -115,6 +111,26 @@ def bring_up_to_date(
         if 0 < before < step.number:
             _run(db, f"{step.sql}\nPRAGMA user_version = {step.number};")
     return before, newest
+
+
+def _newest(steps: Sequence[Migration]) -> int:
+    return max((step.number for step in steps), default=1)
+
+
+def _vet(db: sqlite3.Connection) -> None:
+    """Only looks: is this ours, and of a shape that we know?"""
+    names = {row["name"] for row in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    number, newest = number_of(db), _newest(migrations())
+    application: int = db.execute("PRAGMA application_id").fetchone()[0]
+    if names and (application != APPLICATION_ID or "items" not in names):
+        raise SpoolDamaged(f"the database is no spool of relayd (application {application}, shape {number})")
+    if number > newest:
+        raise SpoolTooNew(
+            f"this spool has the shape {number} of a newer relayd, this version knows shapes up to {newest}: "
+            "install the newer version again, or give this one another spool.path"
+        )
+    if names and number == 0:
+        raise SpoolDamaged("the database has no number of its shape")
 
 
 def number_of(db: sqlite3.Connection) -> int:

@@ -85,8 +85,9 @@ class SpoolFolder:
     def prepare(self) -> None:
         """Make the folders that are missing, durably."""
         if not (self.media / SHELVES[-1]).is_dir():
+            self.media.mkdir(mode=0o700, exist_ok=True)
             for shelf in SHELVES:
-                (self.media / shelf).mkdir(mode=0o700, parents=True, exist_ok=True)
+                (self.media / shelf).mkdir(mode=0o700, exist_ok=True)
             self.sync(self.media)
         self.incoming.mkdir(mode=0o700, exist_ok=True)
         self.sync(self.root)

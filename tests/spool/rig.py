@@ -1,4 +1,4 @@
-"""What spool tests need: captures of files and messages, orders, an open spool whose limits ignore this machine's disk."""
+"""What spool tests need: captures of files and messages, orders, an open spool that ignores how full this disk is."""
 
 from __future__ import annotations
 

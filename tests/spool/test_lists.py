@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from relayd.model import Outcome, Priority, State
 from tests.spool.rig import NOW, begun, camera_file, config, message, opened, order
@@ -26,7 +27,7 @@ async def test_lists_can_be_narrowed(tmp_path: Path) -> None:
         it = await begun(spool, "nas")
         await spool.record_ended(it.delivery.id, State.DEAD, Outcome.REJECTED, "no", now=NOW)
 
-        async def ids(**wanted: str) -> list[str]:
+        async def ids(**wanted: Any) -> list[str]:
             return [summary.item.id for summary in await spool.items(**wanted)]
 
         assert await ids(source="a") == [one.id]
