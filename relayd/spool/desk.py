@@ -117,6 +117,11 @@ class Desk:
             destinations=tally.destinations(),
         )
 
+    @property
+    def is_damaged(self) -> bool:
+        """The database turned out to be damaged while it was open: closing and opening it again salvages it."""
+        return self._engine.is_damaged
+
     async def _write(self, operation: Operation[T]) -> T:
         return await self._engine.write(operation)
 
