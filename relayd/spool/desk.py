@@ -95,7 +95,7 @@ class Desk:
     async def set_note(self, key: str, value: str | None) -> None:
         """Remember a small fact durably; None forgets it. Writes nothing if it is known already."""
         if await self.note(key) != value:
-            await self._write(partial(_set_note, key=key, value=value))
+            await self._write(partial(set_note, key=key, value=value))
 
     @property
     def counters(self) -> SpoolCounters:
@@ -126,7 +126,8 @@ class Desk:
         return await self._engine.write(operation)
 
 
-def _set_note(change: Change, key: str, value: str | None) -> None:
+def set_note(change: Change, key: str, value: str | None) -> None:
+    """The operation behind `Desk.set_note`."""
     if value is None:
         change.db.execute("DELETE FROM notes WHERE key = ?", (key,))
     else:

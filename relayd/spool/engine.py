@@ -74,6 +74,7 @@ class Engine:
         self.is_damaged = False
         self.arriving: set[str] = set()
         self._hints: list[Hint] = []
+        self._event_hints: list[Callable[[], None]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._background: list[asyncio.Task[Any]] = []
         self._loop = asyncio.get_running_loop()
@@ -135,6 +136,9 @@ class Engine:
     def subscribe(self, hint: Hint) -> None:
         self._hints.append(hint)
 
+    def subscribe_to_events(self, hint: Callable[[], None]) -> None:
+        self._event_hints.append(hint)
+
     def missing(self, size_bytes: int, priority: int) -> Shortage | None:
         """What keeps `size_bytes` more from being put."""
         return shortage(
@@ -186,6 +190,9 @@ class Engine:
             hints = frozenset(change.hints)
             for hint in self._hints:
                 hint(hints)
+        if change.has_events:
+            for tell in self._event_hints:
+                tell()
 
     def _mark_damage(self) -> None:
         self.is_damaged = True
