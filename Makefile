@@ -29,7 +29,7 @@ format: venv            ## lay the code out anew
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-system: venv            ## rigs that need root: Prism, radosgw, power cuts; installs its Debian and npm packages
+system: venv            ## rigs that need root: Prism, radosgw, mounts; installs its Debian and npm packages
 	@[ "$$(id -u)" = 0 ] || { echo "relayd: the system rigs mount and install; run: sudo make system" >&2; exit 1; }
 	@tools/need system
 	$(BIN)/pytest -m system -p no:xdist $(PYTEST)
