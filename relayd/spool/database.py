@@ -53,7 +53,7 @@ def connect(path: Path, wal_limit_bytes: int = LARGEST_WAL_BYTES) -> sqlite3.Con
             db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         else:
-            _vet(db)
+            vet(db)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute(f"PRAGMA synchronous = {SYNCHRONOUS}")
         db.execute("PRAGMA foreign_keys = ON")
@@ -117,8 +117,8 @@ def _newest(steps: Sequence[Migration]) -> int:
     return max((step.number for step in steps), default=1)
 
 
-def _vet(db: sqlite3.Connection) -> None:
-    """Only looks: is this ours, and of a shape that we know?"""
+def vet(db: sqlite3.Connection) -> bool:
+    """Only looks: is this ours? True if it is of the newest shape, False if older. Raises SpoolTooNew, SpoolDamaged."""
     names = {row["name"] for row in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     number, newest = number_of(db), _newest(migrations())
     application: int = db.execute("PRAGMA application_id").fetchone()[0]
@@ -131,6 +131,7 @@ def _vet(db: sqlite3.Connection) -> None:
         )
     if names and number == 0:
         raise SpoolDamaged("the database has no number of its shape")
+    return number == newest
 
 
 def number_of(db: sqlite3.Connection) -> int:

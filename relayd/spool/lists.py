@@ -116,7 +116,7 @@ def kept_media(db: sqlite3.Connection, item_ids: Sequence[str]) -> set[str]:
 def media_after(db: sqlite3.Connection, seq: int, limit: int) -> list[tuple[int, Item]]:
     """A page of the items whose media should be there, in order of acceptance."""
     rows = db.execute(
-        f"SELECT {ITEM_COLUMNS} FROM items WHERE seq > ? AND kind = 'media' AND has_content = 1"  # noqa: S608
+        f"SELECT {ITEM_COLUMNS} FROM items INDEXED BY items_media WHERE seq > ? AND kind = 'media' AND has_content = 1"  # noqa: S608
         " ORDER BY seq LIMIT ?",
         (seq, limit),
     )

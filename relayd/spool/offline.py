@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from relayd import clock
-from relayd.errors import SpoolError
+from relayd.errors import SpoolDamaged, SpoolError
 from relayd.files import safe_name
 from relayd.model import Item, Kind, State
 from relayd.spool import counting, database, delivering, lists, salvage
@@ -65,6 +65,10 @@ def repair(path: Path) -> Report:
     with _owned(path) as folder:
         found = _check(folder, thorough=False)
         done: list[str] = []
+        if found.numbers.get("shape") and not found.numbers.get("damage"):
+            open_database(folder, now=now).close()
+            done.append("brought to the newest shape")
+            found = _check(folder, thorough=False)
         if found.numbers.get("damage"):
             salvaged = salvage.rebuild(folder, now=now)
             done.append(f"database rebuilt, {salvaged.rows.get('items', 0)} items salvaged")
@@ -106,22 +110,29 @@ def _check(folder: SpoolFolder, *, thorough: bool) -> _Findings:
         return findings
     try:
         with _reading(folder) as db:
-            _check_database(db, findings)
-            if not findings.numbers.get("damage"):
+            is_newest = database.vet(db)
+            _check_integrity(db, findings)
+            if not is_newest:
+                findings.add("shape", "an older relayd wrote this spool: the next start brings it to the newest shape")
+            elif not findings.numbers.get("damage"):
+                _check_counters(db, findings)
                 _check_states(db, findings)
                 _check_media(db, folder, findings, thorough=thorough)
                 findings.count("strays", sum(1 for _ in _strays(folder, db)))
     except sqlite3.Error as error:
         findings.add("damage", str(database.in_words(error, path)))
+    except SpoolDamaged as error:
+        findings.add("damage", str(error))
     return findings
 
 
-def _check_database(db: sqlite3.Connection, findings: _Findings) -> None:
+def _check_integrity(db: sqlite3.Connection, findings: _Findings) -> None:
     for row in db.execute(f"PRAGMA integrity_check({LINES_SHOWN})"):
         if row[0] != "ok":
             findings.add("damage", f"database: {row[0]}")
-    if findings.numbers.get("damage"):
-        return
+
+
+def _check_counters(db: sqlite3.Connection, findings: _Findings) -> None:
     for row in db.execute("PRAGMA foreign_key_check"):
         findings.add("damage", f"database: a row of {row[0]} belongs to nothing")
     for (subject, name), said, counted in counting.differences(db):

@@ -28,6 +28,8 @@ CREATE TABLE items (
 
 -- Room is made, and the oldest is found, class by class.
 CREATE INDEX items_kept ON items (priority, state, seq) WHERE has_content = 1;
+-- After each start all media is looked for, however many messages wait.
+CREATE INDEX items_media ON items (seq) WHERE kind = 'media' AND has_content = 1;
 -- What may be forgotten.
 CREATE INDEX items_ended ON items (state, ended_at) WHERE ended_at IS NOT NULL;
 -- From a file in a drop folder to its item.

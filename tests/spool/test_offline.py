@@ -120,6 +120,20 @@ async def test_check_lists_at_most_a_hundred_problems_and_counts_all(tmp_path: P
     assert (len(report.problems), report.numbers["media"]) == (100, 130)
 
 
+async def test_a_spool_of_an_older_shape_is_not_called_damaged_and_repair_brings_it_up_to_date(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    await filled(settings)
+    for sql in ("DROP INDEX items_media", "DROP TABLE events", "DROP TABLE commands", "PRAGMA user_version = 1"):
+        change(settings, sql)
+    report = check(settings.path)
+    assert report.numbers == {"shape": 1}
+    assert "older relayd" in report.problems[0]
+    mended = repair(settings.path)
+    assert (mended.is_good, mended.done) == (True, ("brought to the newest shape",))
+    async with opened(settings) as spool:
+        assert spool.counters.items == 5
+
+
 async def test_export_copies_what_is_kept_and_tells_of_everything(tmp_path: Path) -> None:
     settings = config(tmp_path)
     ids = await filled(settings)
