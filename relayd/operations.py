@@ -159,6 +159,14 @@ class Operations:
         log.info("resumed by hand: %s", ", ".join(names))
         return {"resumed": names}
 
+    async def flush(self, name: str | None) -> dict[str, Any]:
+        """Do not wait any longer where a destination (None: any) could not be had: `{"flushed": [names]}`."""
+        names = self._named(name)
+        for one in names:
+            self._parts().workers[one].nudge(0.0)
+        log.info("to be tried now: %s", ", ".join(names))
+        return {"flushed": names}
+
     def stage(self) -> AbstractContextManager[BinaryIO]:
         """A new file inside the spool for `send` to be written into; it is gone when the context ends."""
         return self._spool.stage()
