@@ -60,7 +60,7 @@ class Verdict:
 
 
 def judge(error: Exception, *, attempts: int, backoff: Backoff) -> Verdict:
-    """What `error`, raised by attempt number `attempts`, means. The table of ARCHITECTURE's seam, row by row."""
+    """What `error`, raised by attempt number `attempts`, means. The table in "The two seams" of README, row by row."""
     ceiling = backoff.ceiling_seconds(attempts)
     reason = _words(error)
     match error:

@@ -34,7 +34,7 @@ _CODE = re.compile(r"[A-Za-z0-9]{1,64}")
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _SUCCESS = frozenset({200, 201, 204, 303})
 
-# s3-post.md, "Errors": what each XML code asks for.
+# What each XML code asks for; AWS S3 API reference, "List of error codes" and the best practices beside it.
 _AGAIN = frozenset({"RequestTimeout", "IncompleteBody", "BadDigest", "OperationAborted", "InternalError"})
 _SLOWER = frozenset({"SlowDown", "ServiceUnavailable"})
 _SLOT_OVER = frozenset({"ExpiredToken", "InvalidToken"})

@@ -6,8 +6,9 @@ unharmed; after each kill a fresh relay has to bring that item home, once.
 
 from __future__ import annotations
 
+import os
 import random
-import subprocess
+import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -83,6 +84,7 @@ def _is_killed(rig: Rig, kind: str, number: int, name: str) -> bool:
 
     wait_for(is_over, f"the relay dies at {kind} {number}, or lives through it", 60)
     if not killed:
-        subprocess.run(["pkill", "-KILL", "-f", f"relayd --config {rig.config} run"], check=True)
+        (traced,) = Path(f"/proc/{relay.pid}/task/{relay.pid}/children").read_text().split()
+        os.kill(int(traced), signal.SIGKILL)
         relay.wait()
     return killed
