@@ -14,7 +14,7 @@ from functools import partial
 
 from relayd.errors import Quarantined, SpoolFull
 from relayd.files import Staged
-from relayd.model import Capture, Item, Kind, Order
+from relayd.model import Capture, Item, Order
 from relayd.spool import upkeep
 from relayd.spool.accepting import Content, accept
 from relayd.spool.engine import Engine
@@ -28,24 +28,28 @@ EVICTION_ROUNDS = 8
 """Space that was let go may take its time (somebody still reads the file): rather refuse than evict on and on."""
 
 
-async def take_in(
+async def take_message(engine: Engine, capture: Capture, orders: Sequence[Order], *, now: float) -> Item:
+    """The short way: no file, so nothing to take back; the commit goes on even if the caller is cancelled."""
+    if capture.file is not None:
+        raise ValueError("a message lives in its row: hand its bytes over as payload")
+    payload = capture.payload or b""
+    _within_limit(engine, len(payload))
+    with await _claim(engine, on_disk(len(payload)) + ROW_BYTES, priority_of(orders), now):
+        return await _commit(engine, capture, _measure(payload), orders, new_id(now), now)
+
+
+async def take_media(
     engine: Engine, capture: Capture, source_fd: int | None, orders: Sequence[Order], *, now: float
 ) -> Item:
     """Durable when it returns. Closes `source_fd`, a descriptor of the caller's that is given away."""
     with _closing(source_fd):
         size_bytes = _size_of(capture)
-        if capture.kind is Kind.MESSAGE and capture.file is not None:
-            raise ValueError("a message lives in its row: hand its bytes over as payload")
-        if size_bytes > engine.config.max_file_size:
-            raise Quarantined(f"{size_bytes} bytes are more than spool.max_file_size, {engine.config.max_file_size}")
+        _within_limit(engine, size_bytes)
         with await _claim(engine, on_disk(size_bytes) + ROW_BYTES, priority_of(orders), now):
-            if capture.kind is Kind.MESSAGE:
-                content = _measure(capture.payload or b"")
-                return await _commit(engine, capture, content, orders, new_id(now), now)
-            return await _take_media(engine, capture, source_fd, orders, now)
+            return await _stage_and_commit(engine, capture, source_fd, orders, now)
 
 
-async def _take_media(
+async def _stage_and_commit(
     engine: Engine, capture: Capture, source_fd: int | None, orders: Sequence[Order], now: float
 ) -> Item:
     item_id = new_id(now)
@@ -120,6 +124,11 @@ def _closing(descriptor: int | None) -> Iterator[None]:
     finally:
         if descriptor is not None:
             os.close(descriptor)
+
+
+def _within_limit(engine: Engine, size_bytes: int) -> None:
+    if size_bytes > engine.config.max_file_size:
+        raise Quarantined(f"{size_bytes} bytes are more than spool.max_file_size, {engine.config.max_file_size}")
 
 
 def _size_of(capture: Capture) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from relayd import clock
-from relayd.model import Capture, Item, Known, Order, Origin, Outcome, Receipt, State
+from relayd.model import Capture, Item, Kind, Known, Order, Origin, Outcome, Receipt, State
 from relayd.spool import accepting, arriving, delivering, lists, upkeep
 from relayd.spool.correspondence import Correspondence
 from relayd.spool.delivering import Wanted
@@ -62,8 +62,10 @@ class Spool(Desk):
 
         Raises SpoolFull (keep the original, wait), Quarantined (too large), Unsettled (somebody writes to it).
         """
+        if capture.kind is Kind.MESSAGE:
+            return await arriving.take_message(self._engine, capture, tuple(orders), now=now)
         descriptor = None if capture.file is None else os.dup(capture.file.descriptor)
-        work = arriving.take_in(self._engine, capture, descriptor, tuple(orders), now=now)
+        work = arriving.take_media(self._engine, capture, descriptor, tuple(orders), now=now)
         return await self._engine.shielded(work, f"put {capture.source}")
 
     async def add_orders(self, item_id: str, orders: Sequence[Order], *, now: float) -> None:

@@ -34,6 +34,7 @@ ITEM_COLUMNS = (
 """Everything but the payload."""
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _TIME_LETTERS, _CHANCE_LETTERS = 10, 8
 
 
@@ -149,7 +150,8 @@ def _unsigned(number: int) -> int:
 
 
 def _letters(number: int, length: int) -> str:
-    return "".join(_ALPHABET[(number >> 5 * place) & 31] for place in reversed(range(length)))
+    """An even number of letters, two at a time."""
+    return "".join([_PAIRS[(number >> shift) & 1023] for shift in range(5 * length - 10, -1, -10)])
 
 
 def _plain(order: Order) -> dict[str, Any]:

@@ -50,7 +50,9 @@ def create_deliveries(
         change.count("pending", 1, destination_subject(order.destination))
         change.hints.add(order.destination)
     if orders:
-        change.db.execute("UPDATE items SET priority = min(priority, ?) WHERE seq = ?", (priority_of(orders), item))
+        change.db.execute(
+            "UPDATE items SET priority = ?1 WHERE seq = ?2 AND priority > ?1", (priority_of(orders), item)
+        )
 
 
 def move_delivery(
