@@ -23,23 +23,32 @@ CLOCK_TOLERANCE_SECONDS = 120.0
 RENEW_DAYS = 14
 
 
-async def findings(name: str, client: HttpClient, log_in: Callable[[], Awaitable[None]]) -> list[Finding]:
-    """Name, connection, TLS and login of the API that `client` speaks to, then the clock, as far as one gets."""
+async def findings(
+    name: str,
+    client: HttpClient,
+    log_in: Callable[[], Awaitable[None]],
+    *,
+    remedy: str = "compare client_id and client_secret with what the provider gave",
+) -> list[Finding]:
+    """Name, connection, TLS and login of the API that `client` speaks to, then the clock, as far as one gets.
+
+    `remedy` is for a login that is refused.
+    """
     config = client.config
     found: list[Finding] = []
     trials = [
         ("name", _resolve(config)),
         ("connection", _connect(config)),
         ("TLS", _handshake(config)),
-        ("login", _log_in(log_in)),
+        ("login", _log_in(log_in, remedy)),
         ("clock", _compare_clocks(client)),
     ]
     for what, trial in trials:
         if found and not found[-1].is_good:
             trial.close()
             continue
-        is_good, text, remedy = await trial
-        found.append(Finding(subject=f"{name}: {what}", is_good=is_good, text=text, remedy=remedy))
+        is_good, text, advice = await trial
+        found.append(Finding(subject=f"{name}: {what}", is_good=is_good, text=text, remedy=advice))
     return found
 
 
@@ -100,11 +109,11 @@ async def _handshake(config: HttpConfig) -> tuple[bool, str, str]:
     return True, f"{version}, certificate valid until {day}", remedy
 
 
-async def _log_in(log_in: Callable[[], Awaitable[None]]) -> tuple[bool, str, str]:
+async def _log_in(log_in: Callable[[], Awaitable[None]], remedy: str) -> tuple[bool, str, str]:
     try:
         await log_in()
     except LoginRefused as error:
-        return False, str(error), "compare client_id and client_secret with what the provider gave"
+        return False, str(error), remedy
     except DeliveryError as error:
         return False, str(error), "check url; if it is right, wait for the provider"
     return True, "accepted", ""

@@ -17,6 +17,7 @@ from relayd.destinations.base import Destination, DestinationConfig
 
 TYPES: Mapping[str, str] = {
     "rapidsos": "relayd.destinations.rapidsos:RapidSOS",
+    "webhook": "relayd.destinations.webhook:Webhook",
 }
 """Type → the class that delivers."""
 
@@ -26,7 +27,6 @@ PLANNED: Mapping[str, str] = {
     "cachet": "relayd.destinations.cachet:PLANNED",
     "watcher": "relayd.destinations.watcher:PLANNED",
     "mqtt": "relayd.destinations.publish:PLANNED",
-    "webhook": "relayd.destinations.webhook:PLANNED",
     "folder": "relayd.destinations.copy:PLANNED",
 }
 """Type → its models, where nothing delivers yet."""

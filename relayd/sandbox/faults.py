@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-OPERATIONS = ("token", "slot", "store", "resolve", "fetch", "any")
+OPERATIONS = ("token", "slot", "store", "resolve", "fetch", "webhook", "look", "any")
 
 ACTIONS: Mapping[str, tuple[float | None, frozenset[str], str]] = {
     # name: (default amount, options, what it does); an amount of NaN must be given

@@ -22,7 +22,7 @@ from typing import Any
 from aiohttp import web
 
 from relayd import clock
-from relayd.sandbox import control, wrong_answers
+from relayd.sandbox import control, webhook, wrong_answers
 from relayd.sandbox.exchange import Dropped, Entry, Exchange, drop, new_entry
 from relayd.sandbox.faults import Fault, Script
 from relayd.sandbox.refusal import ApiRefusal, Refusal, StorageRefusal
@@ -37,6 +37,8 @@ _ROUTES: tuple[tuple[str, str, re.Pattern[str]], ...] = (
     ("resolve", "GET", re.compile(r"/v1/resources/(?P<reference>.+)/resolve")),
     ("store", "POST", re.compile(r"/s3(?:-moved)?/(?P<bucket>[^/]+)")),
     ("fetch", "GET", re.compile(r"/s3/(?P<bucket>[^/]+)/(?P<key>.+)")),
+    ("webhook", "POST", re.compile(webhook.PATH)),
+    ("look", "HEAD", re.compile(webhook.PATH)),
 )
 _LOG_LIMIT = 200_000
 
@@ -64,6 +66,7 @@ class Sandbox:
         self._shelf = Shelf(self.folder)
         self._manager = ResourceManager(self.settings, self._shelf)
         self._storage = Storage(self.settings, self._shelf)
+        self._hook = webhook.Hook(self.settings)
         self._transports: set[asyncio.Transport] = set()
         self._skew_seconds = 0.0
         self._number = 0
@@ -112,6 +115,11 @@ class Sandbox:
     def objects(self) -> Mapping[str, StoredObject]:
         """What is stored, by key."""
         return self._shelf.objects
+
+    @property
+    def webhook_taken(self) -> Mapping[str, webhook.Taken]:
+        """What was posted to the webhook, by Idempotency-Key."""
+        return self._hook.taken
 
     @property
     def faults(self) -> tuple[Fault, ...]:
@@ -211,6 +219,10 @@ class Sandbox:
                     return await self._storage.store(exchange, found["bucket"])
                 case "fetch":
                     return await self._storage.fetch(exchange, found["bucket"], found["key"])
+                case "webhook":
+                    return await self._hook.post(exchange)
+                case "look":
+                    return web.Response(status=405, headers={"Allow": "POST"})
         except Refusal as refusal:
             entry.note = str(refusal)
             return refusal.answer()

@@ -54,6 +54,11 @@ class Settings(BaseModel):
     resolve_shape: Literal["uri", "url", "string", "text"] = "uri"
     """The answer: an object with `uri` or with `url`, a JSON string, or plain text."""
 
+    webhook_token: str | None = None
+    """The bearer token that the webhook asks for; absent: none."""
+    webhook_secret: str | None = None
+    """The key that must have signed what comes to the webhook; absent: none."""
+
     bucket: str = "sandbox-media"
     region: str = "us-east-1"
     access_key: str = "SANDBOXKEYID00000000"

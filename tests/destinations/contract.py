@@ -42,17 +42,21 @@ BROKEN = (
 """Faults of one answer; each may happen at every operation."""
 
 
-class DestinationContract(ABC):
+class DeliveryContract(ABC):
     """Hooks and tests. Limits of the destination that `make` builds: at most half a second for an answer."""
 
-    login: ClassVar[str]
-    """The sandbox's name of the operation that gets a token."""
     operations: ClassVar[tuple[str, ...]]
-    """The authorized or presigned operations of one delivery, in order."""
+    """The operations of one delivery, in order, without logging in."""
+    logins: ClassVar[tuple[str, ...]] = ()
+    """Operations before those, that get a token."""
+    look: ClassVar[str]
+    """The operation with which `check` tries the login."""
+    slow: ClassVar[str]
+    """The operation that takes long on a slow link."""
     steps: ClassVar[tuple[str, ...]]
     """The stored steps, in order."""
-    authorized: ClassVar[str]
-    """The first operation that carries the token."""
+    broken: ClassVar[tuple[str, ...]] = BROKEN
+    """Those faults of an answer that this API's answers can have."""
 
     @abstractmethod
     def make(self, sandbox: Sandbox) -> Destination:
@@ -64,9 +68,9 @@ class DestinationContract(ABC):
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         if "operation" in metafunc.fixturenames:
-            metafunc.parametrize("operation", (self.login, *self.operations))
+            metafunc.parametrize("operation", (*self.logins, *self.operations))
         if "broken" in metafunc.fixturenames:
-            metafunc.parametrize("broken", BROKEN)
+            metafunc.parametrize("broken", self.broken)
         if "step" in metafunc.fixturenames:
             metafunc.parametrize("step", self.steps)
 
@@ -85,13 +89,6 @@ class DestinationContract(ABC):
     async def test_a_file_arrives_byte_for_byte_and_the_receipt_says_so(self, sandbox: Sandbox, line: Line) -> None:
         await line.put(CONTENT)
         self.check_delivered(sandbox, await line.deliver(tries=1), CONTENT)
-
-    async def test_one_login_serves_many_deliveries_at_once(self, sandbox: Sandbox, line: Line) -> None:
-        for number in range(6):
-            await line.put(CONTENT + bytes([number]))
-        outcomes = await asyncio.gather(*(line.attempt() for _ in range(6)))
-        assert [type(outcome) for outcome in outcomes] == [Receipt] * 6
-        assert sandbox.count(self.login) == 1
 
     async def test_nothing_is_logged_but_by_the_worker(
         self, sandbox: Sandbox, line: Line, caplog: pytest.LogCaptureFixture
@@ -145,38 +142,9 @@ class DestinationContract(ABC):
         assert url.removeprefix("http://") in str(outcome)
 
     async def test_a_slow_answer_is_waited_for_while_it_moves(self, sandbox: Sandbox, line: Line) -> None:
-        sandbox.script(f"{self.operations[1]} slow 400000")
+        sandbox.script(f"{self.slow} slow 400000")
         await line.put(CONTENT)
         self.check_delivered(sandbox, await line.deliver(tries=1), CONTENT)
-
-    # --- logging in
-
-    async def test_a_token_that_is_no_longer_honoured_is_renewed_once_without_costing_a_try(
-        self, sandbox: Sandbox, line: Line
-    ) -> None:
-        await line.put(CONTENT)
-        await line.deliver(tries=1)
-        sandbox.revoke_tokens()
-        await line.put(CONTENT + b"2")
-        await line.deliver(tries=1)
-        assert sandbox.count(self.login) == 2
-
-    async def test_a_second_401_means_that_the_login_is_refused(self, sandbox: Sandbox, line: Line) -> None:
-        sandbox.script(f"{self.authorized} status 401")
-        await line.put(CONTENT)
-        assert isinstance(await line.attempt(), LoginRefused)
-        assert sandbox.count(self.login) == 2
-        assert sandbox.count(self.authorized) == 2
-        sandbox.script()
-        self.check_delivered(sandbox, await line.deliver(), CONTENT)
-
-    @pytest.mark.parametrize("status", [400, 401, 403])
-    async def test_credentials_that_are_refused_keep_the_item(self, sandbox: Sandbox, line: Line, status: int) -> None:
-        sandbox.script(f"{self.login} status {status}")
-        await line.put(CONTENT)
-        assert isinstance(await line.attempt(), LoginRefused)
-        sandbox.script()
-        self.check_delivered(sandbox, await line.deliver(), CONTENT)
 
     # --- crashes
 
@@ -223,7 +191,7 @@ class DestinationContract(ABC):
         assert [sandbox.count(operation) for operation in self.operations] == [0] * len(self.operations)
 
     async def test_check_stops_at_what_is_wrong_and_says_what_to_do(self, sandbox: Sandbox, line: Line) -> None:
-        sandbox.script(f"{self.login} status 401")
+        sandbox.script(f"{self.look} status 401")
         findings = await line.destination.check()
         assert [finding.is_good for finding in findings] == [True] * (len(findings) - 1) + [False]
         assert findings[-1].subject.endswith("login")
@@ -233,3 +201,49 @@ class DestinationContract(ABC):
         assert not findings[-1].is_good
         assert findings[-1].subject.endswith("connection")
         assert findings[-1].remedy
+
+
+class DestinationContract(DeliveryContract):
+    """The same for an API where one logs in first, for a token that serves many calls."""
+
+    login: ClassVar[str]
+    """The sandbox's name of the operation that gets a token."""
+    authorized: ClassVar[str]
+    """The first operation that carries the token."""
+
+    def __init_subclass__(cls) -> None:
+        cls.logins, cls.look, cls.slow = (cls.login,), cls.login, cls.operations[1]
+
+    async def test_one_login_serves_many_deliveries_at_once(self, sandbox: Sandbox, line: Line) -> None:
+        for number in range(6):
+            await line.put(CONTENT + bytes([number]))
+        outcomes = await asyncio.gather(*(line.attempt() for _ in range(6)))
+        assert [type(outcome) for outcome in outcomes] == [Receipt] * 6
+        assert sandbox.count(self.login) == 1
+
+    async def test_a_token_that_is_no_longer_honoured_is_renewed_once_without_costing_a_try(
+        self, sandbox: Sandbox, line: Line
+    ) -> None:
+        await line.put(CONTENT)
+        await line.deliver(tries=1)
+        sandbox.revoke_tokens()
+        await line.put(CONTENT + b"2")
+        await line.deliver(tries=1)
+        assert sandbox.count(self.login) == 2
+
+    async def test_a_second_401_means_that_the_login_is_refused(self, sandbox: Sandbox, line: Line) -> None:
+        sandbox.script(f"{self.authorized} status 401")
+        await line.put(CONTENT)
+        assert isinstance(await line.attempt(), LoginRefused)
+        assert sandbox.count(self.login) == 2
+        assert sandbox.count(self.authorized) == 2
+        sandbox.script()
+        self.check_delivered(sandbox, await line.deliver(), CONTENT)
+
+    @pytest.mark.parametrize("status", [400, 401, 403])
+    async def test_credentials_that_are_refused_keep_the_item(self, sandbox: Sandbox, line: Line, status: int) -> None:
+        sandbox.script(f"{self.login} status {status}")
+        await line.put(CONTENT)
+        assert isinstance(await line.attempt(), LoginRefused)
+        sandbox.script()
+        self.check_delivered(sandbox, await line.deliver(), CONTENT)

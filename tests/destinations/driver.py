@@ -73,17 +73,20 @@ class Line:
         content: bytes,
         name: str = "clip-0001.jpg",
         content_type: str = "image/jpeg",
-        action: str = "upload",
+        action: str = "",
+        kind: Kind = Kind.MEDIA,
+        topic: str | None = None,
         **arguments: str,
     ) -> Item:
-        """Accept `content` as media and owe it to the destination."""
+        """Accept `content` and owe it to the destination, for its first action unless one is named."""
         capture = Capture(
             source="test",
             name=name,
-            kind=Kind.MEDIA,
+            kind=kind,
             content_type=content_type,
             captured_at=clock.now(),
             payload=content,
+            topic=topic,
         )
         return await self.spool.put(capture, [self._order(action, arguments)], now=clock.now())
 
@@ -136,7 +139,7 @@ class Line:
     def _order(self, action: str, arguments: Fields) -> Order:
         return Order(
             destination=self.destination.name,
-            action=action,
+            action=action or next(iter(self.destination.actions)),
             priority=Priority.NORMAL,
             rule="test",
             arguments=dict(arguments),
