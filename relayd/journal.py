@@ -47,7 +47,7 @@ class OneLine(logging.Formatter):
 class Calm(logging.Filter):
     """Lets a complaint through a few times per window, then says how many were left out when the next window opens.
 
-    The same complaint: same logger, same level, same sentence before its values, same first value that names a place.
+    The same complaint: same logger, same level, same sentence before its values. Each destination logs by its own name.
     """
 
     def __init__(self) -> None:

@@ -23,10 +23,11 @@ from relayd.model import DestinationView, Device, Fields, Receipt
 from relayd.retry import BREAKER_FAILURES, Backoff, Verdict, judge
 from relayd.spool import Begun, Spool
 
-log = logging.getLogger("relayd.worker")
-
 LOOK_AGAIN_SECONDS = 60.0
 """The longest sleep: hints may be lost and clocks may jump, the table is the truth."""
+
+TRIES_WORTH_A_LINE = frozenset({1, 10, 100, 1000})
+"""Which failed tries of one delivery are logged; all of them are on record in the spool."""
 
 WAKE_JITTER_SECONDS = 5.0
 """When the network returns, a fleet comes back spread over this span."""
@@ -49,6 +50,7 @@ class Worker:
         self, destination: Destination, config: DestinationConfig, spool: Spool, device: Device, *, is_held: bool
     ) -> None:
         self.name = destination.name
+        self._log = logging.getLogger(f"relayd.worker.{self.name}")
         self._destination = destination
         self._concurrency = config.concurrency
         self._backoff = Backoff(config.backoff_first, config.backoff_cap)
@@ -214,7 +216,7 @@ class Worker:
     async def _record_success(self, begun: Begun, receipt: Receipt) -> None:
         delivery = begun.delivery
         await self._surely(lambda: self._spool.record_delivered(delivery.id, receipt, now=clock.now()))
-        log.info(
+        self._log.info(
             "delivered %s (%s) to %s, attempt %d: %s",
             begun.item.id,
             printable(begun.item.name),
@@ -266,7 +268,7 @@ class Worker:
 
     def _spool_failed(self, error: Exception) -> float:
         if not self._spool_trouble:
-            log.error("%s: the spool refuses: %s; nothing is lost, trying again", self.name, error)
+            self._log.error("%s: the spool refuses: %s; nothing is lost, trying again", self.name, error)
         self._spool_trouble = f"the spool refuses: {error}"
         return self._backoff.ceiling_seconds(BREAKER_FAILURES)
 
@@ -284,22 +286,22 @@ class Worker:
         if wait is None:
             wait = clock.jitter(self._backoff.ceiling_seconds(failures))
         if self._pause is None or self._pause.reason != verdict.reason:
-            log.warning("%s pauses: %s; next try in %.0f s", self.name, verdict.reason, wait)
+            self._log.warning("%s pauses: %s; next try in %.0f s", self.name, verdict.reason, wait)
         self._pause = _Pause(verdict.reason, clock.monotonic() + wait, failures, verdict.is_fault)
 
     def _answered(self) -> None:
         """The destination gave an answer of its own: it is there."""
         self._failures_in_a_row = 0
         if self._pause is not None:
-            log.info("%s answers again after %d failed tries", self.name, self._pause.failures)
+            self._log.info("%s answers again after %d failed tries", self.name, self._pause.failures)
             self._pause = None
 
     def _log_failure(self, begun: Begun, verdict: Verdict, error: Exception) -> None:
         delivery = begun.delivery
         words = (begun.item.id, printable(begun.item.name), self.name, delivery.attempts, verdict.reason)
         if verdict.ends_as is not None:
-            log.warning("%s (%s) is dead for %s after %d attempts: %s", *words)
+            self._log.warning("%s (%s) is dead for %s after %d attempts: %s", *words)
         elif verdict.is_unexpected and delivery.attempts == 1:
-            log.error("%s (%s) failed at %s, attempt %d: %s", *words, exc_info=error)
-        elif not verdict.pauses:
-            log.info("%s (%s) waits for %s after attempt %d: %s", *words)
+            self._log.error("%s (%s) failed at %s, attempt %d: %s", *words, exc_info=error)
+        elif not verdict.pauses and delivery.attempts in TRIES_WORTH_A_LINE:
+            self._log.warning("%s (%s) waits for %s after attempt %d: %s", *words)

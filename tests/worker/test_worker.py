@@ -12,6 +12,7 @@ import pytest
 from relayd import clock
 from relayd.destinations.base import Attempt
 from relayd.errors import LoginRefused, NotReady, Rejected, Rewind, SpoolFull, TryAgain, Unavailable
+from relayd.journal import Calm
 from relayd.model import Order, Priority, Receipt
 from tests.worker.stage import Played, Stage, order, stage
 
@@ -354,3 +355,30 @@ async def test_stopping_in_mid_delivery_leaves_the_item_pending(it: Stage) -> No
     await started.wait()
     await it.end()
     assert await it.state(item) == "pending"
+
+
+async def test_thousands_of_equal_failures_are_at_most_fifty_log_lines(it: Stage) -> None:
+    tries = 0
+    lines: list[str] = []
+
+    async def broken(_: Attempt) -> Receipt:
+        nonlocal tries
+        tries += 1
+        raise TryAgain("500 Internal Server Error")
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    kept = Kept(logging.INFO)
+    kept.addFilter(Calm())
+    logger = logging.getLogger("relayd.worker")
+    logger.addHandler(kept)
+    try:
+        for number in range(100):
+            await it.put(f"n{number}")
+        it.start(Played("there", broken), concurrency=16, first="1ms", cap="1ms")
+        await it.until(lambda: tries >= 1_500, "many tries failed", 30)
+    finally:
+        logger.removeHandler(kept)
+    assert len(lines) <= 50
