@@ -12,18 +12,24 @@ import gc
 import logging
 import signal
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from relayd import __version__, clock, config, destinations, housekeeping, routes, rules, sources, status, systemd
+from relayd.broker import Broker
 from relayd.config import Loaded
-from relayd.errors import ConfigError
+from relayd.config.sections import brokers_of
 from relayd.intake import Intake
+from relayd.location import Whereabouts
 from relayd.model import DestinationView, Device
 from relayd.operations import Operations, Parts, paused_note
+from relayd.reporter import Reporter
+from relayd.settled import Settled
 from relayd.spool import Spool
+from relayd.surroundings import Surroundings
 from relayd.worker import Worker
 
 log = logging.getLogger("relayd.app")
@@ -48,13 +54,12 @@ class App:
     """Everything that runs, over one open spool."""
 
     def __init__(self, files: Sequence[Path] | None, loaded: Loaded, spool: Spool, serve: Serve) -> None:
-        self._files = files
-        self._loaded = loaded
-        self._loaded_at = clock.now()
-        self._refused: str | None = None
+        self._settled = Settled(files, loaded, spool)
         self._spool = spool
         self._serve = serve
         self._parts = Parts()
+        self._whereabouts = Whereabouts()
+        self._reporter: Reporter | None = None
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
         self._running = status.Running(
@@ -72,10 +77,13 @@ class App:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         self._spool.subscribe(self._hint)
+        self._spool.fleet.subscribe(self._hint_of_events)
         async with asyncio.TaskGroup() as tasks:
             permanent = [
                 keep_running(tasks, "control", lambda: self._serve(self.operations, self._spool.folder)),
-                keep_running(tasks, "housekeeping", lambda: housekeeping.run(self._spool, self._loaded.config.spool)),
+                keep_running(
+                    tasks, "housekeeping", lambda: housekeeping.run(self._spool, self._settled.loaded.config.spool)
+                ),
                 keep_running(tasks, "routes", self._watch_routes),
                 keep_running(tasks, "watchdog", self._watchdog),
             ]
@@ -87,19 +95,15 @@ class App:
 
     async def snapshot(self) -> status.Status:
         """The status as of now, of whatever runs now."""
-        settled = status.ConfigStatus(
-            sha256=self._loaded.sha256,
-            loaded_at=clock.rfc3339(self._loaded_at),
-            error=self._refused,
-            files=[str(path) for path in self._loaded.files],
-        )
         views = {**self._parts.idle, **{name: worker.view() for name, worker in self._parts.workers.items()}}
         return await status.snapshot(
-            self._running,
-            settled,
+            replace(self._running, device=device_of(self._settled.loaded)),
+            self._settled.status(),
             self._spool,
             {name: source.view() for name, source in self._parts.sources.items()},
             views,
+            {name: broker.view() for name, broker in self._parts.brokers.items()}
+            | (self._reporter.view() if self._reporter else {}),
         )
 
     # --- one configuration after another
@@ -112,7 +116,11 @@ class App:
                 async with asyncio.TaskGroup() as tasks:
                     running = self._start(tasks)
                     self._announce()
+                    place = place_in_fleet(self._settled.loaded)
                     await self._until_stop_or_new_configuration()
+                    if self._reporter:
+                        has_left = self._stop.is_set() or place_in_fleet(self._settled.loaded) != place
+                        await self._reporter.end(says_stopped=has_left)
                     for task in running:
                         task.cancel()
             finally:
@@ -121,10 +129,17 @@ class App:
 
     async def _build(self) -> Parts:
         """Every source, destination and worker of the present configuration, not yet running."""
-        loaded, spool = self._loaded, self._spool
+        loaded, spool = self._settled.loaded, self._spool
         device = device_of(loaded)
+        brokers = brokers_of(loaded.config)
+        surroundings = Surroundings(device=device, brokers=brokers)
+        self._whereabouts = surroundings.whereabouts
+        topic = loaded.config.device.location_topic
+        if topic is not None:
+            self._whereabouts.follow(brokers[topic.broker], topic.topic)
+        self._reporter = self._report_to_fleet(brokers)
         built = {
-            name: destinations.build(name, section)
+            name: destinations.build(name, section, surroundings)
             for name, section in loaded.config.destination.items()
             if not destinations.is_planned(section.type)
         }
@@ -149,8 +164,9 @@ class App:
             if name not in built
         }
         return Parts(
+            brokers=brokers,
             sources={
-                name: sources.build(name, section, spool)
+                name: sources.build(name, section, spool, surroundings)
                 for name, section in loaded.config.source.items()
                 if not sources.is_planned(section.type)
             },
@@ -159,14 +175,25 @@ class App:
             idle=idle,
         )
 
+    def _report_to_fleet(self, brokers: Mapping[str, Broker]) -> Reporter | None:
+        fleet = self._settled.loaded.config.fleet
+        self._spool.fleet.wants_events = fleet is not None
+        if fleet is None:
+            return None
+        device, session = device_of(self._settled.loaded), self._running.session
+        return Reporter(fleet, brokers[fleet.broker], self._spool, self.operations, device, session)
+
     def _start(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
-        intake = Intake(self._spool, rules.compile_rules(self._loaded.config.rule), device_of(self._loaded))
+        book = rules.compile_rules(self._settled.loaded.config.rule)
+        intake = Intake(self._spool, book, device_of(self._settled.loaded), self._whereabouts)
         return [
+            *(keep_running(tasks, f"broker {name}", broker.run) for name, broker in self._parts.brokers.items()),
             *(keep_running(tasks, f"destination {name}", worker.run) for name, worker in self._parts.workers.items()),
             *(
                 keep_running(tasks, f"source {name}", partial(source.run, intake.put))
                 for name, source in self._parts.sources.items()
             ),
+            *([keep_running(tasks, "fleet", self._reporter.run)] if self._reporter else ()),
         ]
 
     def _announce(self) -> None:
@@ -189,29 +216,8 @@ class App:
             reload.cancel()
             if self._reload.is_set():
                 self._reload.clear()
-                if self._accepts_new_configuration():
+                if await self._settled.read_again():
                     return
-
-    def _accepts_new_configuration(self) -> bool:
-        """Read the files again; True if they are good and differ from what runs."""
-        try:
-            loaded = config.load(self._files)
-        except ConfigError as error:
-            self._refused = str(error.problems[0])
-            for problem in error.problems:
-                log.error("configuration refused, the previous one goes on: %s", problem)
-            return False
-        self._refused = None
-        if loaded.sha256 == self._loaded.sha256:
-            log.info("configuration read again: nothing changed")
-            return False
-        if loaded.config.spool.path != self._loaded.config.spool.path:
-            self._refused = "spool.path cannot change while relayd runs: restart it"
-            log.error("configuration refused: %s", self._refused)
-            return False
-        self._loaded, self._loaded_at = loaded, clock.now()
-        log.info("configuration loaded: %s", ", ".join(str(path) for path in loaded.files))
-        return True
 
     # --- hints
 
@@ -221,11 +227,17 @@ class App:
             if worker is not None:
                 worker.hint()
 
+    def _hint_of_events(self) -> None:
+        if self._reporter is not None:
+            self._reporter.hint()
+
     async def _watch_routes(self) -> None:
         """The network changed: every destination that waits for it looks again within seconds."""
         async for _ in routes.changes():
             for worker in self._parts.workers.values():
                 worker.nudge()
+            for broker in self._parts.brokers.values():
+                broker.nudge()
 
     async def _watchdog(self) -> None:
         """Tell systemd that the loop turns and the spool answers, three times as often as it insists."""
@@ -239,6 +251,12 @@ class App:
 def device_of(loaded: Loaded) -> Device:
     """`[device]` as every room knows it."""
     return loaded.config.device.as_device()
+
+
+def place_in_fleet(loaded: Loaded) -> object:
+    """Where this relay is seen by its fleet; None if it has none."""
+    fleet = loaded.config.fleet
+    return fleet and (fleet.topic, device_of(loaded).id, loaded.config.broker[fleet.broker])
 
 
 def keep_running(tasks: asyncio.TaskGroup, name: str, part: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:

@@ -1,71 +1,433 @@
-"""MQTT brokers. So far their configuration only."""
+"""START HERE for MQTT: one `Broker` per `[broker.NAME]`: connects, serves, and comes back for ever.
+
+Promises: a message is acknowledged after everybody who subscribed has taken it durably (`broker_inbox`); `publish`
+returns after the broker's own good answer; a refused connection, subscription or message is a fault with a reason, in
+`view`, while everything else goes on. Trouble with one broker never reaches anybody else: `run` raises nothing.
+Version 5 is tried first, then 3.1.1. A broker that speaks 3.1.1 cannot say that it refused a message.
+
+`broker_wire` is one connection, `broker_packets` the bytes, `broker_filters` topics, `broker_words` reason codes,
+`broker_check` what `check --online` tries.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
-from urllib.parse import urlsplit
+import asyncio
+import logging
+import ssl
+import zlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from relayd import broker_check, clock
+from relayd.broker_config import BrokerConfig
+from relayd.broker_filters import covers, is_topic, matches, widest
+from relayd.broker_inbox import Confirmed, Handler, Inbox, Taker
+from relayd.broker_packets import Message
+from relayd.broker_paho import Events
+from relayd.broker_trouble import Trouble, not_taken, trouble_of
+from relayd.broker_wire import ConnectionLost, Settings, Welcome, Will, Wire
+from relayd.broker_words import FIRST_BAD, UNSUPPORTED_VERSION, in_words, meaning, refusal
+from relayd.errors import Rejected, RelaydError, SecretMissing, Unavailable
+from relayd.model import Finding
+from relayd.tls import NoAuthorities
 
-from relayd import addressguard
-from relayd.fields import Duration, Secret, Section, Size, written
+__all__ = ["Broker", "BrokerConfig", "BrokerView", "Confirmed", "Handler", "Message", "Subscription", "Will"]
+
+log = logging.getLogger("relayd.broker")
+
+Hook = Callable[[bool], Awaitable[None]]
+
+FIRST_WAIT_SECONDS = 1.0
+LONGEST_WAIT_SECONDS = 60.0
+STEADY_SECONDS = 30.0
+"""A connection that held this long, or over which something was taken, starts the backoff anew."""
+QUICK_SECONDS = 2.0
+ROUTES_KEPT = 4096
+
+_RETAIN_HANDLING = {"take": 0, "once": 1, "ignore": 2}
 
 
-class BrokerConfig(Section):
-    """A broker, and how to log in there."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerView:
+    """For the status snapshot. `waiting`: it mends itself; `fault`: a person has to do something."""
 
-    url: Annotated[str, Field(examples=["mqtts://fleet.example.org:8883"])]
-    """`mqtts://HOST:PORT`, or `mqtt://HOST:PORT` without encryption."""
-    username: Annotated[str | None, Field(examples=["amb-0417"])] = None
-    """Absent: no login."""
-    password: Secret | None = None
-    """Where the password is."""
-    client_id: Annotated[str | None, Field(min_length=1, max_length=128, examples=["relayd-amb-0417"])] = None
-    """Stays the same for ever, or the broker forgets what it keeps for this relay; absent: from the device id."""
-    ca_file: Annotated[Path | None, Field(examples=["/etc/relayd/fleet-ca.pem"])] = None
-    """PEM file with the certificate authorities to trust instead of the system's."""
-    cert_file: Annotated[Path | None, Field(examples=["/etc/relayd/amb-0417.pem"])] = None
-    """PEM file with this relay's own certificate, for brokers that ask for one."""
-    key_file: Annotated[Path | None, Field(examples=["/etc/relayd/amb-0417.key"])] = None
-    """PEM file with its key."""
-    allow_plain_login: bool = False
-    """Send the password unencrypted to a broker that is not this machine. Only for closed networks."""
-    protocol: Literal["auto", "5", "3.1.1"] = "auto"
-    """Version of MQTT; `auto` tries 5 first."""
-    keepalive: Duration = written("30s", ge=5, le=3600)
-    """A silent connection is probed this often."""
-    connect_timeout: Duration = written("10s", gt=0)
-    """Longest wait for a connection."""
-    session_expiry: Duration = written("7d", ge=0)
-    """How long the broker keeps messages for this relay while it is away."""
-    receive_maximum: Annotated[int, Field(ge=1, le=65_535)] = 500
-    """How many messages may be under way before one is acknowledged."""
-    max_packet: Size = written("1MB", gt=0)
-    """Larger packets are refused."""
+    state: Literal["ok", "waiting", "fault"]
+    reason: str
 
-    @field_validator("url")
-    @classmethod
-    def _is_broker_address(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path not in ("", "/"):
-            raise ValueError('not the address of a broker, write for example "mqtts://broker.example.org:8883"')
-        if parts.username is not None or parts.password is not None:
-            raise ValueError("an address never carries a user name or password, write username and password instead")
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Subscription:
+    """What one taker wants of a broker. `troubles` says why for each filter that the broker refuses or weakens."""
+
+    name: str
+    filters: tuple[str, ...]
+    qos: int
+    retained: Literal["take", "once", "ignore"]
+    taker: Taker
+    on_skipped: Callable[[str, int], None] | None
+    troubles: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def reason(self) -> str:
+        """Why not everything that is wanted comes; empty if it does."""
+        return next(iter(self.troubles.values()), "")
+
+
+class Broker:
+    """One broker, by name. Build it, `subscribe`, then `run`."""
+
+    def __init__(self, name: str, config: BrokerConfig, client_id: str, will: Will | None = None) -> None:
+        self.name = name
+        self.config = config
+        self.client_id = client_id
+        self.will = will
+        self._subscriptions: list[Subscription] = []
+        self._wide: list[str] = []
+        self._routes: dict[str, tuple[tuple[Taker, ...], int, frozenset[int]]] = {}
+        self._hooks: list[Hook] = []
+        self._version_5 = config.protocol != "3.1.1"
+        self._is_version_known = config.protocol != "auto"
+        self._wire: Wire | None = None
+        self._welcome: Welcome | None = None
+        self._outgoing = asyncio.Semaphore(1)
+        self._trouble = Trouble("it is being connected to", is_fault=False)
+        self._refused: dict[str, str] = {}
+        self._unwanted = 0
+        self._wake = asyncio.Event()
+
+    # --- for everybody
+
+    def subscribe(
+        self,
+        filters: Sequence[str],
+        handler: Handler,
+        *,
+        name: str,
+        qos: int = 1,
+        retained: Literal["take", "once", "ignore"] = "take",
+        confirmed: Confirmed | None = None,
+        on_skipped: Callable[[str, int], None] | None = None,
+    ) -> Subscription:
+        """From now on, also across reconnections, `handler` is given each message that one of `filters` matches, once,
+        however they overlap; the broker's acknowledgement waits for it. If it raises, the connection is dropped and the
+        message comes again. Subscribe before `run`: a kept session sends at once what had to wait, and what nobody
+        wants is let go. `on_skipped` is told topic and size of messages over `max_packet`, which nobody gets.
+
+        `retained` says what to do with messages that the broker kept from before; "once" asks for them only where a
+        subscription is new (as far as the broker can), so takers should be ready to see one again.
+        """
+        made = Subscription(
+            name=name,
+            filters=tuple(filters),
+            qos=qos,
+            retained=retained,
+            taker=Taker(handler, confirmed),
+            on_skipped=on_skipped,
+        )
+        self._subscriptions.append(made)
+        self._lay_routes()
+        return made
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Give nothing more to its handler. The broker is told at the next connection."""
+        self._subscriptions.remove(subscription)
+        self._lay_routes()
+
+    def on_connected(self, hook: Hook) -> None:
+        """`await hook(is_session_present)` after each connection, once the subscriptions are in place. Without a
+        session the broker may have lost everything, retained messages included. A hook that fails is logged."""
+        self._hooks.append(hook)
+
+    async def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> int:
+        """Returns after the broker's good answer, with its reason code: 0, or 0x10 if nobody subscribes (QoS 0: after
+        handing it to the connection, which proves nothing).
+
+        Raises Unavailable, TryAgain if the broker does not allow this topic, Rejected if it never takes such a message.
+        """
+        wire, welcome = self._wire, self._welcome
+        if wire is None or welcome is None:
+            raise Unavailable(f"broker {self.name}: {self.view().reason}")
+        self._refuse_what_cannot_be(welcome, topic, payload, qos, retain=retain)
         try:
-            _ = parts.port
-        except ValueError:
-            raise ValueError("the port is no number from 0 to 65535") from None
-        return value
+            async with self._outgoing:
+                code = await wire.send(topic, payload, qos=qos, retain=retain)
+        except ConnectionLost as error:
+            raise Unavailable(f"broker {self.name}: the connection ended before the answer: {error}") from None
+        except TimeoutError:
+            raise Unavailable(f"broker {self.name}: no answer within {self.config.connect_timeout:.0f} s") from None
+        if code >= FIRST_BAD:
+            raise refusal(self.name, topic, code)
+        return code
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> BrokerConfig:
-        parts = urlsplit(self.url)
-        if self.password is not None and self.username is None:
-            raise ValueError("there is a password but no username, write both")
-        if (self.cert_file is None) != (self.key_file is None):
-            raise ValueError("cert_file and key_file go together, write both")
-        is_open = parts.scheme == "mqtt" and not addressguard.is_loopback(str(parts.hostname))
-        if is_open and self.password is not None and not self.allow_plain_login:
-            raise ValueError("the password would travel unencrypted: write mqtts://, or set allow_plain_login = true")
-        return self
+    def nudge(self) -> None:
+        """The network may be back: do not wait for the end of the backoff."""
+        self._wake.set()
+
+    @property
+    def is_connected(self) -> bool:
+        return self._welcome is not None
+
+    @property
+    def version(self) -> str:
+        """The version of MQTT in use: "5" or "3.1.1"."""
+        return "5" if self._version_5 else "3.1.1"
+
+    def view(self) -> BrokerView:
+        """For the status snapshot; no I/O."""
+        if not self.is_connected:
+            return BrokerView(state="fault" if self._trouble.is_fault else "waiting", reason=self._trouble.text)
+        reasons = [*self._refused.values()]
+        if self._unwanted:
+            reasons.append(f"{self._unwanted} messages came that no source wants any more; they were let go")
+        return BrokerView(state="fault" if self._refused else "ok", reason=reasons[0] if self._refused else "")
+
+    async def check(self, filters: Sequence[str] = (), topics: Sequence[str] = ()) -> list[Finding]:
+        """Name, TCP, TLS, login, the right to subscribe to `filters` and to publish under `topics`, as far as one gets;
+        under a client id of its own, so that a running relay is not thrown out. Publishes empty messages."""
+        return await broker_check.findings(
+            self.name, self.config, self._settings_for_check, filters=widest(filters), topics=topics
+        )
+
+    # --- for ever
+
+    async def run(self) -> None:
+        """Connect, serve, and connect again. Ends by cancellation, with a goodbye to the broker."""
+        failures = 0
+        while True:
+            self._wake.clear()
+            started = clock.monotonic()
+            trouble, was_useful = await self._serve_once()
+            lasted_seconds = clock.monotonic() - started
+            if was_useful or lasted_seconds > STEADY_SECONDS:
+                failures = 0
+            if trouble.try_again_at_once:
+                continue
+            failures += 1
+            self._tell(self._suspect(trouble, failures, lasted_seconds))
+            ceiling = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0 ** min(failures - 1, 16))
+            await self._wait(clock.jitter(ceiling))
+
+    async def _serve_once(self) -> tuple[Trouble, bool]:
+        """One connection, from its beginning to its end; why it ended, and whether something was taken over it."""
+        lost: list[BaseException] = []
+        inbox = Inbox(
+            self._route,
+            lambda error: self._drop(wire, lost, error),
+            most=self.config.receive_maximum,
+            most_bytes=self.config.max_waiting,
+        )
+        try:
+            wire = Wire(
+                await asyncio.to_thread(self._settings),
+                Events(arrived=inbox.arrived, too_large=self._skip(inbox), confirmed=inbox.confirmed),
+            )
+        except (SecretMissing, NoAuthorities, OSError, ssl.SSLError) as error:
+            return trouble_of(error, self.config), False
+        inbox.attach(wire)
+        try:
+            welcome = await wire.open()
+            await self._serve(wire, welcome)
+        except (ConnectionLost, OSError, TimeoutError) as error:
+            trouble = self._version_trouble(error) or trouble_of(error, self.config)
+        else:
+            trouble = not_taken(lost[0]) if lost else trouble_of(wire.lost.result(), self.config)
+        finally:
+            self._wire = self._welcome = None
+            inbox.close()
+            await wire.leave()
+        return trouble, inbox.taken > 0
+
+    async def _serve(self, wire: Wire, welcome: Welcome) -> None:
+        """Until the connection ends."""
+        self._is_version_known = True
+        self._wire, self._outgoing = wire, asyncio.Semaphore(welcome.outgoing)
+        await self._ask_for_everything(wire, welcome)
+        self._welcome = welcome
+        self._tell(None)
+        hooks = [
+            asyncio.create_task(self._call(hook, welcome), name=f"broker {self.name} hook") for hook in self._hooks
+        ]
+        try:
+            await asyncio.shield(wire.lost)
+        finally:
+            for task in hooks:
+                task.cancel()
+
+    async def _call(self, hook: Hook, welcome: Welcome) -> None:
+        try:
+            await hook(welcome.is_session_present)
+        except RelaydError as error:
+            log.warning("broker %s: %s", self.name, error)
+
+    def _drop(self, wire: Wire, lost: list[BaseException], error: BaseException) -> None:
+        """Somebody could not take a message: the connection ends, and the broker keeps it."""
+        if not lost:
+            lost.append(error)
+            if not isinstance(error, RelaydError):
+                log.error("broker %s: a message could not be taken", self.name, exc_info=error)
+        wire.close()
+
+    def _skip(self, inbox: Inbox) -> Callable[[str, int, int, int], None]:
+        def too_large(topic: str, qos: int, mid: int, size_bytes: int) -> None:
+            for subscription in self._subscriptions:
+                if subscription.on_skipped and any(matches(topic, one) for one in subscription.filters):
+                    subscription.on_skipped(topic, size_bytes)
+            inbox.skipped(qos, mid)
+
+        return too_large
+
+    # --- subscriptions
+
+    async def _ask_for_everything(self, wire: Wire, welcome: Welcome) -> None:
+        """Raises ConnectionLost, TimeoutError."""
+        self._refused.clear()
+        asked = [self._ask_for(wire, welcome, pattern) for pattern in self._wide]
+        for outcome in await asyncio.gather(*asked, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _ask_for(self, wire: Wire, welcome: Welcome, pattern: str) -> None:
+        wanted = [one for one in self._subscriptions if any(covers(pattern, own) for own in one.filters)]
+        qos = max(one.qos for one in wanted)
+        code = await wire.ask_for(
+            pattern,
+            qos=qos,
+            identifier=_identifier(pattern) if welcome.has_identifiers else None,
+            retain_handling=min(_RETAIN_HANDLING[one.retained] for one in wanted),
+        )
+        if code >= FIRST_BAD:
+            reason = f"subscribing to {pattern!a} is refused: {in_words(code)}; {meaning(code).remedy}"
+        elif code < qos:
+            reason = f"{pattern!a} comes with QoS {code} only, not {qos}: messages may be lost on the way here"
+        else:
+            reason = ""
+        for one in wanted:
+            one.troubles.pop(pattern, None)
+            if reason:
+                one.troubles[pattern] = reason
+        if reason:
+            self._refused[pattern] = reason
+            log.warning("broker %s: %s", self.name, reason)
+
+    def _lay_routes(self) -> None:
+        self._wide = widest(pattern for one in self._subscriptions for pattern in one.filters)
+        self._routes.clear()
+
+    def _route(self, message: Message) -> Sequence[Taker]:
+        """Who takes it. Where several of our subscriptions match, a broker may send a copy for each: only the copy of
+        the first one counts, as far as the broker tells them apart."""
+        found = self._routes.get(message.topic)
+        if found is None:
+            if len(self._routes) >= ROUTES_KEPT:
+                self._routes.clear()
+            found = self._routes[message.topic] = self._find_route(message.topic)
+        takers, first, all_of_them = found
+        if not takers:
+            self._let_go(message)
+        elif len(all_of_them) > 1 and message.subscriptions:
+            named = all_of_them.intersection(message.subscriptions)
+            if named and first not in named:
+                return ()
+        return takers
+
+    def _find_route(self, topic: str) -> tuple[tuple[Taker, ...], int, frozenset[int]]:
+        takers = tuple(one.taker for one in self._subscriptions if any(matches(topic, own) for own in one.filters))
+        ways = [_identifier(pattern) for pattern in self._wide if matches(topic, pattern)]
+        return takers, ways[0] if ways else 0, frozenset(ways)
+
+    def _let_go(self, message: Message) -> None:
+        if not self._unwanted:
+            log.warning(
+                "broker %s: messages come that no source wants, the first under %a (an old subscription?): let go",
+                self.name,
+                message.topic,
+            )
+        self._unwanted += 1
+
+    # --- publishing
+
+    def _refuse_what_cannot_be(self, welcome: Welcome, topic: str, payload: bytes, qos: int, *, retain: bool) -> None:
+        if not is_topic(topic):
+            raise Rejected(f"{topic[:200]!a} is no topic to publish under")
+        limit_bytes = min(self.config.max_packet, welcome.max_packet_bytes or self.config.max_packet)
+        size_bytes = len(payload) + len(topic.encode()) + 16
+        if size_bytes > limit_bytes:
+            raise Rejected(f"{size_bytes} bytes are more than a packet to broker {self.name} may have, {limit_bytes}")
+        if qos > welcome.max_qos:
+            raise refusal(self.name, topic, 0x9B)
+        if retain and not welcome.can_retain:
+            raise refusal(self.name, topic, 0x9A)
+
+    # --- connecting
+
+    def _settings(self) -> Settings:
+        """As of now: a renewed password or certificate counts from the next connection. Raises SecretMissing,
+        NoAuthorities, OSError, ssl.SSLError."""
+        config = self.config
+        return Settings(
+            host=config.host,
+            port=config.port,
+            client_id=self.client_id,
+            is_version_5=self._version_5,
+            username=config.username,
+            password=None if config.password is None else config.password.reveal(),
+            tls=broker_check.context(config) if config.is_encrypted else None,
+            will=self.will,
+            keepalive_seconds=max(1, round(config.keepalive)),
+            timeout_seconds=config.connect_timeout,
+            session_expiry_seconds=min(round(config.session_expiry), 0xFFFFFFFE),
+            receive_maximum=config.receive_maximum,
+            max_packet_bytes=config.max_packet,
+        )
+
+    def _settings_for_check(self, *, is_version_5: bool) -> Settings:
+        return replace(
+            self._settings(),
+            client_id=f"{self.client_id}-check",
+            is_version_5=is_version_5,
+            keeps_session=False,
+            will=None,
+        )
+
+    def _version_trouble(self, error: Exception) -> Trouble | None:
+        """Whether the other version should be tried, at once."""
+        if self._is_version_known:
+            return None
+        is_about_version = isinstance(error, ConnectionLost) and error.code in (None, UNSUPPORTED_VERSION)
+        if not is_about_version:
+            return None
+        self._version_5 = not self._version_5
+        if self._version_5:
+            return None
+        log.info("broker %s does not take MQTT 5: trying 3.1.1", self.name)
+        return Trouble(str(error), is_fault=False, try_again_at_once=True)
+
+    def _suspect(self, trouble: Trouble, failures: int, lasted_seconds: float) -> Trouble:
+        """A connection that is taken and closed again and again: most likely two relays with one client id."""
+        if failures < 3 or lasted_seconds > QUICK_SECONDS or not trouble.was_connected:
+            return trouble
+        text = f"{trouble.text}, again and again: does another relay use the client id {self.client_id!a}?"
+        return replace(trouble, text=text, is_fault=True)
+
+    def _tell(self, trouble: Trouble | None) -> None:
+        """Said once when it comes, once when it goes."""
+        if trouble is None:
+            log.info("broker %s: connected, MQTT %s", self.name, self.version)
+            self._trouble = Trouble("the connection has just ended", is_fault=False)
+            return
+        if trouble.text != self._trouble.text:
+            log.warning("broker %s: %s", self.name, trouble.text)
+        self._trouble = trouble
+
+    async def _wait(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+
+def _identifier(pattern: str) -> int:
+    """The same for the same filter, for ever: messages that wait at the broker carry it."""
+    return 1 + zlib.crc32(pattern.encode()) % 0xFFF_FFFE

@@ -7,9 +7,11 @@ SpoolFull while there is no room, and the source keeps the original. Rules that 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from relayd import clock
 from relayd.files import printable
+from relayd.location import Whereabouts
 from relayd.model import Capture, Device, Item
 from relayd.rules import RuleBook
 from relayd.spool import Spool
@@ -20,13 +22,17 @@ log = logging.getLogger("relayd.intake")
 class Intake:
     """What every source's `run` is given: `put`."""
 
-    def __init__(self, spool: Spool, rules: RuleBook, device: Device) -> None:
+    def __init__(self, spool: Spool, rules: RuleBook, device: Device, whereabouts: Whereabouts | None = None) -> None:
         self._spool = spool
         self._rules = rules
         self._device = device
+        self._whereabouts = whereabouts or Whereabouts()
 
     async def put(self, capture: Capture) -> Item:
         """Take one capture durably. Raises SpoolFull, or OSError if the file cannot be read or stored."""
+        if capture.location is None:
+            place = self._whereabouts.at(capture.captured_at)
+            capture = capture if place is None else replace(capture, location=place)
         decision = self._rules.decide(provisional_item(capture), self._device)
         for trouble in decision.trouble:
             log.warning("%s from %s: %s", printable(capture.name), capture.source, trouble)

@@ -105,6 +105,13 @@ def content_type(head: bytes, name: str) -> str:
     return found
 
 
+def extension(media_type: str) -> str:
+    """The usual ending of a file of this type, with its dot; empty if there is none."""
+    usual = {"image/jpeg": ".jpg", "image/tiff": ".tif", "video/mpeg": ".mpg"}
+    found = next((ending for ending, known in _EXTENSIONS.items() if known == media_type), None)
+    return usual.get(media_type, f".{found}" if found else "")
+
+
 def read_head(descriptor: int) -> bytes:
     """The first bytes, for `content_type`."""
     return os.pread(descriptor, _HEAD_BYTES, 0)

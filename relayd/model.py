@@ -64,7 +64,8 @@ class Outcome(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Location:
-    """A position in WGS 84 degrees; `age_seconds` is how old the fix was when the item was captured."""
+    """A position in WGS 84 degrees; `age_seconds` is how old the fix was when the item was captured (negative:
+    it came later; None: nobody knows)."""
 
     latitude: float
     longitude: float
@@ -122,6 +123,17 @@ class OpenFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """A message as its broker knows it, so that it can be known again: `origin` stands for it in the ledger.
+
+    `is_repeat` says that it may have been taken before: then the answer is the item that it became, if it did.
+    """
+
+    origin: Origin
+    is_repeat: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Capture:
     """What a source hands to the intake: either an open `file`, or a `payload` of bytes, never both.
 
@@ -139,6 +151,7 @@ class Capture:
     topic: str | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
     location: Location | None = None
+    arrival: Arrival | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from relayd import clock, listing, mediatype, status
+from relayd.broker import Broker
 from relayd.destinations.base import Destination
 from relayd.errors import UnknownItem, UnknownName, WrongRequest
 from relayd.files import printable
@@ -46,6 +47,7 @@ class Deliverer(Protocol):
 class Parts:
     """What runs under the present configuration; `idle` are destinations that nothing delivers to, and why."""
 
+    brokers: Mapping[str, Broker] = field(default_factory=dict)
     sources: Mapping[str, Source] = field(default_factory=dict)
     destinations: Mapping[str, Destination] = field(default_factory=dict)
     workers: Mapping[str, Deliverer] = field(default_factory=dict)

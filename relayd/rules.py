@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from relayd import jsontext
 from relayd.cage import TemplateError
 from relayd.clock import rfc3339
 from relayd.fields import Duration, Section, written
@@ -255,19 +256,4 @@ def _payload(item: Item) -> JSON:
     """A message as parsed JSON, or as text if it is none; None for media and for bytes that are no text."""
     if item.kind is not Kind.MESSAGE or item.payload is None:
         return None
-    try:
-        parsed: JSON = json.loads(item.payload, parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        return _text(item.payload)
-    return parsed
-
-
-def _text(payload: bytes) -> str | None:
-    try:
-        return payload.decode("utf-8")
-    except UnicodeDecodeError:
-        return None
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
+    return jsontext.parsed(item.payload).value

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from relayd import __version__, clock
+from relayd.broker import BrokerView
 from relayd.model import DestinationView, Device, SourceView
 from relayd.spool import DestinationCounters, SourceCounters, Spool
 
@@ -141,12 +142,14 @@ async def snapshot(
     spool: Spool,
     sources: Mapping[str, SourceView],
     destinations: Mapping[str, DestinationView],
+    brokers: Mapping[str, BrokerView],
 ) -> Status:
     """The status as of now."""
     spool_status = await _spool(spool)
     source_states = {name: _source(spool, name, view) for name, view in sources.items()}
     destination_states = {name: _destination(spool, name, view) for name, view in destinations.items()}
-    state, reasons = overall(config, spool_status, source_states, destination_states)
+    broker_states = {name: BrokerStatus(state=view.state, reason=view.reason) for name, view in brokers.items()}
+    state, reasons = overall(config, spool_status, source_states, destination_states, broker_states)
     sync = clock.synchronization()
     device = running.device
     return Status(
@@ -164,7 +167,7 @@ async def snapshot(
         spool=spool_status,
         sources=source_states,
         destinations=destination_states,
-        brokers={},
+        brokers=broker_states,
         links={},
         incidents=IncidentsStatus(open=0),
         process=process(),
@@ -189,13 +192,16 @@ def overall(
     spool: SpoolStatus,
     sources: Mapping[str, SourceStatus],
     destinations: Mapping[str, DestinationStatus],
+    brokers: Mapping[str, BrokerStatus],
 ) -> tuple[Overall, list[str]]:
     """The one word for all of it, and why: fault needs a person, degraded means that something waits or was lost."""
     faults = [f"source {name}: {source.reason}" for name, source in sources.items() if source.state == "fault"]
     faults += [f"destination {name}: {it.reason}" for name, it in destinations.items() if it.state == "fault"]
+    faults += [f"broker {name}: {it.reason}" for name, it in brokers.items() if it.state == "fault"]
     if config.error is not None:
         faults.append(f"configuration refused, the previous one runs: {config.error}")
     notes = [f"source {name}: {source.reason}" for name, source in sources.items() if source.state == "waiting"]
+    notes += [f"broker {name}: {it.reason}" for name, it in brokers.items() if it.state == "waiting"]
     notes += [
         f"destination {name}: {it.reason}"
         for name, it in destinations.items()

@@ -29,11 +29,15 @@ class NoAuthorities(RelaydError):
     """The file with the certificate authorities is missing or unreadable."""
 
 
-def client_context(ca_file: Path | None) -> ssl.SSLContext:
-    """A verifying context that trusts `ca_file`, or the system's bundle. Raises NoAuthorities with the remedy."""
+def client_context(ca_file: Path | None, *, protocol: str | None = "http/1.1") -> ssl.SSLContext:
+    """A verifying context that trusts `ca_file`, or the system's bundle. Raises NoAuthorities with the remedy.
+
+    `protocol` is announced to the server (ALPN); None announces nothing.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
+    if protocol is not None:
+        context.set_alpn_protocols([protocol])
     bundle = ca_file or _system_bundle()
     try:
         context.load_verify_locations(cafile=bundle)

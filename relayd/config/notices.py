@@ -28,11 +28,6 @@ def notices_of(sections: Sections) -> Iterator[Notice]:
 
 
 def _planned(sections: Sections) -> Iterator[Notice]:
-    if getattr(sections.single.get("device"), "location_topic", None) is not None:
-        yield ("device", "location_topic"), f"{_NO_EFFECT} (messages are not read)"
-    if sections.broker:
-        first = next(iter(sections.broker))
-        yield ("broker", first), f"{_NO_EFFECT} (no broker is connected: {', '.join(sections.broker)})"
     if "fleet" in sections.single:
         yield ("fleet",), f"{_NO_EFFECT} (nothing is reported over MQTT)"
     if "web" in sections.single:

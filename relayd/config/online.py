@@ -12,10 +12,12 @@ from collections.abc import AsyncIterator, Awaitable, Iterable
 from pathlib import Path
 
 from relayd import clock, destinations, sources
-from relayd.config.sections import Config
+from relayd.config.sections import Config, brokers_of
 from relayd.errors import RelaydError
 from relayd.model import Finding, Known, Origin, Priority
+from relayd.sources.topic_config import TopicConfig
 from relayd.spool.limits import Disk, SpoolConfig, shortage
+from relayd.surroundings import Surroundings
 
 LONGEST_SECONDS = 90.0
 
@@ -24,19 +26,48 @@ async def try_everything(config: Config) -> AsyncIterator[Finding]:
     """One finding after another: clock, disk, sources, destinations."""
     yield _clock()
     yield _disk(config.spool)
+    device = config.device.as_device()
+    brokers = brokers_of(config)
+    surroundings = Surroundings(device=device, brokers=brokers)
+    for name, broker in brokers.items():
+        check = broker.check(_wanted_topics(config, name), _reported_topics(config, name))
+        for finding in await _tried(f"broker {name}", check):
+            yield finding
     for name, source in config.source.items():
         if not sources.is_planned(source.type):
-            for finding in await _tried(f"source {name}", sources.build(name, source, _NothingKnown()).check()):
+            for finding in await _tried(
+                f"source {name}", sources.build(name, source, _NothingKnown(), surroundings).check()
+            ):
                 yield finding
     for name, section in config.destination.items():
         if destinations.is_planned(section.type):
             continue
-        destination = destinations.build(name, section)
+        destination = destinations.build(name, section, surroundings)
         try:
             for finding in await _tried(f"destination {name}", destination.check()):
                 yield finding
         finally:
             await destination.close()
+
+
+def _wanted_topics(config: Config, broker: str) -> list[str]:
+    """What the relay subscribes to at a broker."""
+    found = [
+        topic
+        for source in config.source.values()
+        if isinstance(source, TopicConfig) and source.broker == broker
+        for topic in source.topics
+    ]
+    place = config.device.location_topic
+    return found if place is None or place.broker != broker else [*found, place.topic]
+
+
+def _reported_topics(config: Config, broker: str) -> list[str]:
+    """A topic of ours that may be tried at the broker that watches the fleet."""
+    fleet = config.fleet
+    if fleet is None or fleet.broker != broker:
+        return []
+    return [f"{fleet.topic}/{config.device.as_device().id}/check"]
 
 
 async def _tried(subject: str, check: Awaitable[list[Finding]]) -> list[Finding]:

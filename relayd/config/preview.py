@@ -14,13 +14,14 @@ from typing import Any
 import pydantic
 
 from relayd import clock, destinations, mediatype, rules
+from relayd.broker_filters import matches
 from relayd.config.sections import Config
 from relayd.config.words import plain, words_of
 from relayd.errors import RelaydError
 from relayd.model import JSON, Device, Item, Kind, Order
 from relayd.sources.folder_config import FolderConfig, zone_of
 from relayd.sources.name_pattern import NamePattern, captured_at
-from relayd.sources.topic import TopicConfig, topic_matches
+from relayd.sources.topic_config import TopicConfig
 from relayd.templates import did_you_mean
 
 ID_LATER = "<id>"
@@ -165,7 +166,7 @@ def _source_of_message(config: Config, wanted: str | None, topic: str | None) ->
     fitting = [
         name
         for name, source in config.source.items()
-        if isinstance(source, TopicConfig) and any(topic_matches(topic or "", one) for one in source.topics)
+        if isinstance(source, TopicConfig) and any(matches(topic or "", one) for one in source.topics)
     ]
     if len(fitting) == 1:
         return fitting[0]

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field, SerializeAsAny, field_validator
 
-from relayd.broker import BrokerConfig
+from relayd.broker import Broker, BrokerConfig
 from relayd.destinations.base import DestinationConfig
 from relayd.fields import Secret, Section
 from relayd.links import LinkConfig
@@ -105,3 +105,12 @@ def _host_name() -> str:
     """The machine's own name, as far as it makes an id."""
     name = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:64]
     return name or "relay"
+
+
+def brokers_of(config: Config) -> dict[str, Broker]:
+    """Every `[broker.NAME]`, not yet running. Client ids stay the same as long as the names of device and broker do."""
+    device = config.device.as_device()
+    return {
+        name: Broker(name, section, section.client_id or f"relayd-{device.id}-{name}")
+        for name, section in config.broker.items()
+    }

@@ -14,8 +14,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from relayd.destinations.base import Destination, DestinationConfig
+from relayd.surroundings import Surroundings
 
 TYPES: Mapping[str, str] = {
+    "mqtt": "relayd.destinations.publish:Publish",
     "rapidsos": "relayd.destinations.rapidsos:RapidSOS",
     "webhook": "relayd.destinations.webhook:Webhook",
 }
@@ -26,7 +28,6 @@ PLANNED: Mapping[str, str] = {
     "sayvu": "relayd.destinations.sayvu:PLANNED",
     "cachet": "relayd.destinations.cachet:PLANNED",
     "watcher": "relayd.destinations.watcher:PLANNED",
-    "mqtt": "relayd.destinations.publish:PLANNED",
     "folder": "relayd.destinations.copy:PLANNED",
 }
 """Type → its models, where nothing delivers yet."""
@@ -60,9 +61,9 @@ def models(type_name: str) -> Models:
     return Models(config=built.Config, actions=built.actions, receipt=built.receipt_fields)
 
 
-def build(name: str, config: DestinationConfig) -> Destination:
+def build(name: str, config: DestinationConfig, surroundings: Surroundings) -> Destination:
     """The destination that `[destination.NAME]` describes. Only for types that are built."""
-    made: Destination = _load(TYPES[config.type])(name, config)
+    made: Destination = _load(TYPES[config.type])(name, config, surroundings)
     return made
 
 

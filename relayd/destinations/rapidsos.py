@@ -31,6 +31,7 @@ from relayd.model import JSON, Finding, Receipt
 from relayd.oauth import ClientCredentials
 from relayd.s3form import Form, SlotRefused
 from relayd.s3storage import Storage
+from relayd.surroundings import Surroundings
 
 MOST_DAMAGED = 5
 """Uploads of one file that storage may hold wrongly before the delivery is given up."""
@@ -93,7 +94,7 @@ class RapidSOS(Destination):
     actions: ClassVar = {"upload": UploadArguments}
     receipt_fields = frozenset({"uri", "resolved_url", "expires_at"})
 
-    def __init__(self, name: str, config: RapidSOSConfig) -> None:
+    def __init__(self, name: str, config: RapidSOSConfig, surroundings: Surroundings | None = None) -> None:
         self.name = name
         self._config = config
         self._api = HttpClient(config)

@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from relayd.sources.base import Ledger, Source, SourceConfig
+from relayd.surroundings import Surroundings
 
 TYPES: Mapping[str, str] = {
     "folder": "relayd.sources.folder:FolderSource",
+    "mqtt": "relayd.sources.topic:TopicSource",
 }
 """Type → the class that runs."""
 
 PLANNED: Mapping[str, str] = {
-    "mqtt": "relayd.sources.topic:TopicConfig",
     "watcher-episodes": "relayd.sources.episodes:EpisodesConfig",
 }
 """Type → the model of its section, where nothing runs yet."""
@@ -42,9 +43,9 @@ def config_model(type_name: str) -> type[SourceConfig]:
     return built.Config
 
 
-def build(name: str, config: SourceConfig, ledger: Ledger) -> Source:
+def build(name: str, config: SourceConfig, ledger: Ledger, surroundings: Surroundings) -> Source:
     """The source that `[source.NAME]` describes. Only for types that are built."""
-    made: Source = _load(TYPES[config.type])(name, config, ledger)
+    made: Source = _load(TYPES[config.type])(name, config, ledger, surroundings)
     return made
 
 

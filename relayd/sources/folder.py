@@ -21,6 +21,7 @@ from relayd.sources.folder_config import FolderConfig
 from relayd.sources.folder_pickup import lookup
 from relayd.sources.folder_visit import Visit
 from relayd.sources.path_filter import PathFilter, is_unfinished
+from relayd.surroundings import Surroundings
 
 REOPEN_SECONDS = 1.0
 THREADS = 4
@@ -31,7 +32,9 @@ class FolderSource(Source):
 
     Config: ClassVar[type[SourceConfig]] = FolderConfig
 
-    def __init__(self, name: str, config: FolderConfig, ledger: Ledger) -> None:
+    def __init__(
+        self, name: str, config: FolderConfig, ledger: Ledger, surroundings: Surroundings | None = None
+    ) -> None:
         self.name = name
         self._config = config
         self._ledger = ledger

@@ -38,16 +38,17 @@ class Content:
 def accept(
     change: Change, capture: Capture, content: Content, orders: Sequence[Order], *, item_id: str, now: float
 ) -> Item:
-    """The item as stored; the one that is there already if this very file was accepted before."""
-    if capture.file is not None:
-        known = _known_item(change, capture.source, capture.file.origin)
+    """The item as stored; the one that is there already if this very file, or message, was accepted before."""
+    origin = _origin_of(capture)
+    if origin is not None and (capture.arrival is None or capture.arrival.is_repeat):
+        known = _known_item(change, capture.source, origin)
         if known is not None:
             return _existing(change, known, capture, content, now)
     item = _new_item(capture, content, item_id, now)
     seq = _insert(change, item, capture, priority_of(orders))
     create_deliveries(change, seq, orders, now=now)
-    if capture.file is not None:
-        remember(change, capture.source, capture.file.origin, item=item_id, reason=None, now=now)
+    if origin is not None:
+        remember(change, capture.source, origin, item=item_id, reason=None, now=now)
     subject = source_subject(capture.source)
     change.count("accepted")
     change.count("stored")
@@ -103,6 +104,13 @@ def forget(change: Change, source: str, paths: Sequence[bytes]) -> None:
         ).fetchone()
         if row is not None and row["reason"] is not None:
             change.count("quarantined", -1, source_subject(source))
+
+
+def _origin_of(capture: Capture) -> Origin | None:
+    """What stands for it in the ledger; None: it cannot come a second time."""
+    if capture.file is not None:
+        return capture.file.origin
+    return None if capture.arrival is None else capture.arrival.origin
 
 
 def _known_item(change: Change, source: str, origin: Origin) -> str | None:
