@@ -78,7 +78,8 @@ class Writer:
         self._riders: list[_Job] = []
         self._ride_until = 0.0
         self._is_closing = False
-        self._thread = threading.Thread(target=self._run, name="spool-writer")
+        # Joined by `stop`; a process that ends without closing must end all the same.
+        self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
         self._last_size_bytes = 0
         self.failed_last = False
         self.events_kept = 0
