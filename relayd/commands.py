@@ -52,25 +52,33 @@ class CommandDesk:
         self._turn = asyncio.Lock()
         self._tokens = float(BURST)
         self._filled_at = clock.monotonic()
-        self._let_go = 0
+        self._gone = 0
         self._logged_at = -LOG_EVERY_SECONDS
 
     async def answer(self, name: str, payload: bytes) -> Answer | None:
         """Do it, unless it was done before. None: there is nobody to answer to, or too much comes."""
         if not self._has_room():
-            self._ignore(name, "they come too fast")
+            self.let_go(name, "they come too fast")
             return None
         try:
             request = read(payload)
         except WrongRequest as error:
-            self._ignore(name, str(error))
+            self.let_go(name, str(error))
             return None
         command_id = id_of(request)
         if command_id is None:
-            self._ignore(name, "without an id that could be answered to")
+            self.let_go(name, "without an id that could be answered to")
             return None
         async with self._turn:
             return Answer(command_id, {"id": command_id, **await self._outcome(name, command_id, request)})
+
+    def let_go(self, name: str, why: str) -> None:
+        """Answer nothing, and say so in the log now and then."""
+        self._gone += 1
+        if clock.monotonic() - self._logged_at >= LOG_EVERY_SECONDS:
+            self._logged_at = clock.monotonic()
+            log.warning("%d commands from the fleet let go, the last (%s): %s", self._gone, printable(name)[:80], why)
+            self._gone = 0
 
     async def _outcome(self, name: str, command_id: str, request: Document) -> Document:
         try:
@@ -129,8 +137,6 @@ class CommandDesk:
             case _:
                 return await operations.status()
 
-    # --- too much, or nonsense
-
     def _has_room(self) -> bool:
         now = clock.monotonic()
         self._tokens = min(float(BURST), self._tokens + (now - self._filled_at) * RATE_PER_SECOND)
@@ -139,13 +145,6 @@ class CommandDesk:
             return False
         self._tokens -= 1.0
         return True
-
-    def _ignore(self, name: str, why: str) -> None:
-        self._let_go += 1
-        if clock.monotonic() - self._logged_at >= LOG_EVERY_SECONDS:
-            self._logged_at = clock.monotonic()
-            log.warning("%d commands from the fleet let go, the last (%s): %s", self._let_go, printable(name)[:80], why)
-            self._let_go = 0
 
 
 def read(payload: bytes) -> Document:

@@ -24,6 +24,10 @@ from relayd.model import Finding
 SCHEMAS: Mapping[str, str] = {
     "config": "relayd.config.schema:config_schema",
     "status": "relayd.status:json_schema",
+    "state": "relayd.reports:state_schema",
+    "event": "relayd.reports:event_schema",
+    "command": "relayd.reports:command_schema",
+    "response": "relayd.reports:response_schema",
 }
 """What `relayd schema` prints → the function that makes it, imported when it is asked for."""
 

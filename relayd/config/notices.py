@@ -28,8 +28,6 @@ def notices_of(sections: Sections) -> Iterator[Notice]:
 
 
 def _planned(sections: Sections) -> Iterator[Notice]:
-    if "fleet" in sections.single:
-        yield ("fleet",), f"{_NO_EFFECT} (nothing is reported over MQTT)"
     if "web" in sections.single:
         yield ("web",), f"{_NO_EFFECT} (there is no web page)"
     for name in sections.link:

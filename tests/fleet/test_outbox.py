@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from relayd.model import Outcome, Priority, Receipt, State
-from relayd.spool import Spool, SpoolConfig, check
+from relayd.spool import Spool, check
 from relayd.spool.salvage import rebuild
 from tests.spool.rig import NOW, adds_up, begun, config, message, opened, order
 
@@ -99,7 +99,7 @@ async def test_events_survive_a_restart_and_keep_their_id_until_they_are_known_t
 async def test_when_too_many_wait_the_oldest_go_and_the_numbers_show_the_gap(tmp_path: Path) -> None:
     async with opened(config(tmp_path, max_size="1MB")) as spool:
         spool.fleet.wants_events = True
-        most = SpoolConfig(path=tmp_path, max_size="1MB").events_kept  # type: ignore[arg-type]
+        most = spool._engine.config.events_kept
         await spool.fleet.report([("fault_raised", {})] * (most + 7), now=NOW)
         events = await told(spool)
         assert [event["number"] for event in events] == list(range(8, most + 8))

@@ -134,7 +134,7 @@ def test_check_online_says_that_there_is_no_room(settings: Path) -> None:
 
 
 def test_schema_prints_a_schema(settings: Path) -> None:
-    for what in ("config", "status"):
+    for what in ("config", "status", "state", "event", "command", "response"):
         assert document(run(settings, "schema", what))["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert run(settings, "schema", "nothing").exit_code == 2
 
