@@ -59,15 +59,22 @@ def _wanted_topics(config: Config, broker: str) -> list[str]:
         for topic in source.topics
     ]
     place = config.device.location_topic
-    return found if place is None or place.broker != broker else [*found, place.topic]
+    if place is not None and place.broker == broker:
+        found.append(place.topic)
+    return [*found, *(f"{base}/command/+" for base in _fleet_base(config, broker))]
 
 
 def _reported_topics(config: Config, broker: str) -> list[str]:
-    """A topic of ours that may be tried at the broker that watches the fleet."""
+    """A topic of ours that may be tried at the broker that watches the fleet: nobody waits for this answer."""
+    return [f"{base}/response/check" for base in _fleet_base(config, broker)]
+
+
+def _fleet_base(config: Config, broker: str) -> list[str]:
+    """Where the fleet sees this relay, if it is at this broker."""
     fleet = config.fleet
     if fleet is None or fleet.broker != broker:
         return []
-    return [f"{fleet.topic}/{config.device.as_device().id}/check"]
+    return [f"{fleet.topic}/{config.device.as_device().id}"]
 
 
 async def _tried(subject: str, check: Awaitable[list[Finding]]) -> list[Finding]:

@@ -119,7 +119,7 @@ class Onlooker:
     def _take(self, client: Any, userdata: Any, message: mqtt.MQTTMessage) -> None:
         seen = Seen(message.topic, bytes(message.payload), message.retain)
         kind = _inner(seen.topic).partition("/")[0]
-        if kind in SCHEMAS:
+        if kind in SCHEMAS and seen.payload:
             try:
                 jsonschema.validate(seen.document, SCHEMAS[kind])
             except (ValueError, jsonschema.ValidationError) as error:

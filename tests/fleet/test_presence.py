@@ -157,3 +157,11 @@ def test_a_broker_that_does_not_allow_our_topics_is_a_fault_with_the_reason(tmp_
     finally:
         rig.stop()
         strict.stop()
+
+
+def test_check_online_tries_the_rights_of_the_fleets_topics_and_disturbs_nobody(rig: Rig, onlooker: Onlooker) -> None:
+    result = rig.call("check", "--online")
+    assert "has no effect" not in result.output
+    assert f"{BASE}/amb-0417/command/+" in result.output
+    assert f"{BASE}/amb-0417/response/check" in result.output
+    assert {one.topic for one in onlooker.seen()} <= {f"{BASE}/amb-0417/response/check"}
