@@ -77,8 +77,18 @@ class Subscription:
 class Broker:
     """One broker, by name. Build it, `subscribe`, then `run`."""
 
-    def __init__(self, name: str, config: BrokerConfig, client_id: str, will: Will | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: BrokerConfig,
+        client_id: str,
+        will: Will | None = None,
+        *,
+        keeps_session: bool = True,
+    ) -> None:
+        """`keeps_session` False: the broker forgets this client when it leaves; for those who only look."""
         self.name = name
+        self._keeps_session = keeps_session
         self.config = config
         self.client_id = client_id
         self.will = will
@@ -376,6 +386,7 @@ class Broker:
             will=self.will,
             keepalive_seconds=max(1, round(config.keepalive)),
             timeout_seconds=config.connect_timeout,
+            keeps_session=self._keeps_session,
             session_expiry_seconds=min(round(config.session_expiry), 0xFFFFFFFE),
             receive_maximum=config.receive_maximum,
             max_packet_bytes=config.max_packet,

@@ -144,6 +144,9 @@ class Wire(aiomqtt.Client):
     def _socket(self) -> socket.socket | None:
         return cast("socket.socket | None", self._paho.socket())
 
+    def _is_current(self, sock: object) -> bool:
+        return self._paho.socket() is sock
+
     def _forget_if_closed(self) -> None:
         if self._is_closed:
             self._paho.abandon()
@@ -277,7 +280,7 @@ class Wire(aiomqtt.Client):
         self._loop.call_soon_threadsafe(self._watch, sock)
 
     def _watch(self, sock: Any) -> None:
-        if sock is self._paho.socket():
+        if self._is_current(sock):
             self._loop.add_reader(sock.fileno(), self._read)
             self._misc_task = self._loop.create_task(self._misc(), name=f"keep alive {self._settings.host}")
 
@@ -293,7 +296,7 @@ class Wire(aiomqtt.Client):
         self._loop.call_soon_threadsafe(self._watch_write, sock)
 
     def _watch_write(self, sock: Any) -> None:
-        if sock is self._paho.socket():
+        if self._is_current(sock):
             self._loop.add_writer(sock.fileno(), self._write)
 
     def _on_socket_unregister_write(self, client: Any, userdata: Any, sock: Any) -> None:

@@ -21,7 +21,7 @@ def free_port() -> int:
 
 
 class Mosquitto:
-    """One broker below `folder`. `options` are lines of its configuration; with `persistence` nothing is lost on a stop."""
+    """One broker below `folder`. `options` are lines of its configuration; a persistent one loses nothing on a stop."""
 
     def __init__(self, folder: Path, *, options: str = "", is_persistent: bool = True, is_open: bool = True) -> None:
         self.folder = folder

@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from relayd.broker import Message
 from relayd.cli import main
 from relayd.destinations.base import Attempt, Step
 from relayd.model import Capture, Item, Order
+from relayd.sources.topic import TopicSource
 from relayd.spool import Spool
 
 
@@ -44,7 +47,24 @@ def no_step_store() -> None:
     Attempt.recall = lambda self, name: None  # type: ignore[method-assign]
 
 
-SABOTAGE = {"unlink-before-commit": unlink_before_commit, "no-step-store": no_step_store}
+def acknowledge_at_once() -> None:
+    """Acknowledge a message when it comes, and store it afterwards: what MQTT clients do by themselves."""
+    take = TopicSource._take
+    tasks = set()
+
+    async def soon(self: TopicSource, message: Message) -> bytes | None:
+        task = asyncio.get_running_loop().create_task(take(self, message))
+        tasks.add(task)
+        return None
+
+    TopicSource._take = soon  # type: ignore[method-assign]
+
+
+SABOTAGE = {
+    "unlink-before-commit": unlink_before_commit,
+    "no-step-store": no_step_store,
+    "acknowledge-at-once": acknowledge_at_once,
+}
 
 if __name__ == "__main__":
     SABOTAGE[sys.argv.pop(1)]()
