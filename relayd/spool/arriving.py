@@ -18,7 +18,7 @@ from relayd.model import Capture, Item, Order
 from relayd.spool import upkeep
 from relayd.spool.accepting import Content, accept
 from relayd.spool.engine import Engine
-from relayd.spool.limits import Shortage, on_disk
+from relayd.spool.limits import Need, Shortage, on_disk
 from relayd.spool.rows import new_id, priority_of
 
 ROW_BYTES = 2048
@@ -34,7 +34,7 @@ async def take_message(engine: Engine, capture: Capture, orders: Sequence[Order]
         raise ValueError("a message lives in its row: hand its bytes over as payload")
     payload = capture.payload or b""
     _within_limit(engine, len(payload))
-    with await _claim(engine, on_disk(len(payload)) + ROW_BYTES, priority_of(orders), now):
+    with await _claim(engine, Need(size_bytes=on_disk(len(payload)) + ROW_BYTES), priority_of(orders), now):
         return await _commit(engine, capture, _measure(payload), orders, new_id(now), now)
 
 
@@ -45,7 +45,8 @@ async def take_media(
     with _closing(source_fd):
         size_bytes = _size_of(capture)
         _within_limit(engine, size_bytes)
-        with await _claim(engine, on_disk(size_bytes) + ROW_BYTES, priority_of(orders), now):
+        need = Need(size_bytes=on_disk(size_bytes) + ROW_BYTES, inodes=1)
+        with await _claim(engine, need, priority_of(orders), now):
             return await _stage_and_commit(engine, capture, source_fd, orders, now)
 
 
@@ -81,18 +82,18 @@ async def _commit(
     return await engine.write(operation, weight=len(capture.payload or b""), grows=True)
 
 
-async def _claim(engine: Engine, size_bytes: int, priority: int, now: float) -> contextlib.AbstractContextManager[None]:
+async def _claim(engine: Engine, need: Need, priority: int, now: float) -> contextlib.AbstractContextManager[None]:
     """Room for this many bytes until the context ends. Raises SpoolFull."""
     for _ in range(EVICTION_ROUNDS):
-        lacking = engine.missing(size_bytes, priority)
+        lacking = engine.missing(need, priority)
         if lacking is None:
-            return _claimed(engine, size_bytes)
+            return _claimed(engine, need)
         if not await make_room(engine, lacking, priority, now=now):
             break
-    lacking = engine.missing(size_bytes, priority)
+    lacking = engine.missing(need, priority)
     if lacking is None:
-        return _claimed(engine, size_bytes)
-    raise SpoolFull(f"no room for {size_bytes} bytes, {lacking.text}; the original is kept at its source")
+        return _claimed(engine, need)
+    raise SpoolFull(f"no room for {need.size_bytes} bytes, {lacking.text}; the original is kept at its source")
 
 
 async def make_room(engine: Engine, lacking: Shortage, priority: int | None, *, now: float) -> int:
@@ -109,12 +110,12 @@ async def make_room(engine: Engine, lacking: Shortage, priority: int | None, *, 
 
 
 @contextlib.contextmanager
-def _claimed(engine: Engine, size_bytes: int) -> Iterator[None]:
-    engine.claimed_bytes += size_bytes
+def _claimed(engine: Engine, need: Need) -> Iterator[None]:
+    engine.claimed += need
     try:
         yield
     finally:
-        engine.claimed_bytes -= size_bytes
+        engine.claimed -= need
 
 
 @contextlib.contextmanager

@@ -203,7 +203,7 @@ def in_words(error: sqlite3.Error, path: Path) -> SpoolError:
     code = primary_code(error)
     if is_damage(error):
         return SpoolDamaged(f"{path} is damaged ({error}): stop relayd and run `relayd spool repair`")
-    if code == sqlite3.SQLITE_FULL:
+    if is_disk_full(error, path):
         return SpoolFull(f"the disk of {path} is full: free some space, relayd goes on by itself")
     if code == sqlite3.SQLITE_IOERR:
         return SpoolError(f"{path} cannot be read or written ({error}): look for disk errors in the kernel log")

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from relayd import clock
-from relayd.model import Capture, Item, Kind, Known, Order, Origin, Outcome, Receipt, State
+from relayd.model import Capture, Item, Kind, Known, Order, Origin, Outcome, Priority, Receipt, State
 from relayd.spool import accepting, arriving, delivering, lists, upkeep
 from relayd.spool.correspondence import Correspondence
 from relayd.spool.delivering import Wanted
 from relayd.spool.desk import Desk
 from relayd.spool.engine import Engine, Hint
-from relayd.spool.limits import SpoolConfig
+from relayd.spool.limits import Need, SpoolConfig
 from relayd.spool.media import SpoolFolder
 from relayd.spool.opening import open_database
 from relayd.spool.records import Begun, Step
@@ -205,7 +205,7 @@ class Spool(Desk):
         """Back within the limits, as far as what nobody is owed goes (see `when_full`)."""
         engine = self._engine
         await engine.keep_headroom()
-        lacking = engine.missing(0, 0)
+        lacking = engine.missing(Need(inodes=1), Priority.EMERGENCY)
         return 0 if lacking is None else await arriving.make_room(engine, lacking, None, now=now)
 
     async def sweep(self) -> int:

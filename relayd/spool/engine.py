@@ -18,7 +18,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from relayd.errors import SpoolError, SpoolFull
 from relayd.spool import database
 from relayd.spool.change import Change, Tally
-from relayd.spool.limits import Disk, Shortage, SpoolConfig, shortage
+from relayd.spool.limits import Disk, Need, Shortage, SpoolConfig, shortage
 from relayd.spool.media import SpoolFolder
 from relayd.spool.writer import Operation, Writer
 
@@ -70,7 +70,7 @@ class Engine:
         self.tally = Tally()
         self.tally.load(db)
         self.database_bytes = database.live_bytes(db)
-        self.claimed_bytes = 0
+        self.claimed = Need()
         self.is_damaged = False
         self.arriving: set[str] = set()
         self._hints: list[Hint] = []
@@ -139,15 +139,17 @@ class Engine:
     def subscribe_to_events(self, hint: Callable[[], None]) -> None:
         self._event_hints.append(hint)
 
-    def missing(self, size_bytes: int, priority: int) -> Shortage | None:
-        """What keeps `size_bytes` more from being put."""
+    def missing(self, need: Need, priority: int) -> Shortage | None:
+        """What keeps this from being put."""
         return shortage(
             self.config,
             Disk.of(self.folder.root),
             used_bytes=self.used_bytes,
-            claimed_bytes=self.claimed_bytes,
-            size_bytes=size_bytes,
+            claimed_bytes=self.claimed.size_bytes,
+            size_bytes=need.size_bytes,
             priority=priority,
+            inodes=need.inodes,
+            claimed_inodes=self.claimed.inodes,
         )
 
     async def keep_headroom(self) -> None:

@@ -106,19 +106,43 @@ class Disk:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """What something takes of the disk; a message takes no inode, it lives in its row."""
+
+    size_bytes: int = 0
+    inodes: int = 0
+
+    def __add__(self, other: Need) -> Need:
+        return Need(size_bytes=self.size_bytes + other.size_bytes, inodes=self.inodes + other.inodes)
+
+    def __sub__(self, other: Need) -> Need:
+        return Need(size_bytes=self.size_bytes - other.size_bytes, inodes=self.inodes - other.inodes)
+
+
 def shortage(
-    config: SpoolConfig, disk: Disk, *, used_bytes: int, claimed_bytes: int, size_bytes: int, priority: int
+    config: SpoolConfig,
+    disk: Disk,
+    *,
+    used_bytes: int,
+    claimed_bytes: int,
+    size_bytes: int,
+    priority: int,
+    inodes: int = 1,
+    claimed_inodes: int = 0,
 ) -> Shortage | None:
-    """What keeps `size_bytes` more from being put, or None. `used_bytes` is what the spool takes on disk now."""
+    """What keeps `size_bytes` and `inodes` more from being put, or None. `used_bytes` is what the spool takes on disk
+    now, `claimed_…` what other puts are about to take."""
     reserve = min(config.urgent_reserve, config.max_size // 8)
     spared = 0 if priority == Priority.EMERGENCY else reserve
     over = used_bytes + claimed_bytes + size_bytes - (config.max_size - spared)
     floor = max(0, config.floor_bytes(disk) - (reserve - spared))
     below = floor - (disk.free_bytes - claimed_bytes - size_bytes)
-    inodes = int(disk.total_inodes * config.min_free_inodes_percent / 100) + 1 - disk.free_inodes
-    if disk.total_inodes == 0:  # btrfs and others have no fixed number
-        inodes = 0
-    if over <= 0 and below <= 0 and inodes <= 0:
+    inode_floor = int(disk.total_inodes * config.min_free_inodes_percent / 100)
+    lacking_inodes = inode_floor + claimed_inodes + inodes - disk.free_inodes
+    if disk.total_inodes == 0 or inodes == 0:  # btrfs and others have no fixed number
+        lacking_inodes = 0
+    if over <= 0 and below <= 0 and lacking_inodes <= 0:
         return None
     if over >= below and over > 0:
         text = f"max_size: {used_bytes + claimed_bytes} of {config.max_size} bytes are taken"
@@ -126,4 +150,4 @@ def shortage(
         text = f"min_free: {disk.free_bytes} bytes are free on the disk, {floor} stay free for others"
     else:
         text = f"min_free_inodes_percent: {disk.free_inodes} inodes are free on the disk"
-    return Shortage(bytes_missing=max(over, below, 0), inodes_missing=max(inodes, 0), text=text)
+    return Shortage(bytes_missing=max(over, below, 0), inodes_missing=max(lacking_inodes, 0), text=text)

@@ -199,8 +199,6 @@ class Writer:
             return error
         if database.is_damage(error):
             self._damaged()
-        if database.is_disk_full(error, self._path):
-            return SpoolFull(f"the disk of {self._path} is full: free some space, relayd goes on by itself")
         return database.in_words(error, self._path)
 
     def _reopen(self) -> None:

@@ -12,15 +12,33 @@ import pytest
 from relayd.errors import SpoolFull
 from relayd.model import Item, Kind, Outcome, Priority, Receipt, State
 from relayd.spool import Spool, SpoolConfig
-from relayd.spool.limits import Disk, shortage
+from relayd.spool.limits import Disk, Need, shortage
 from tests.spool.rig import NOW, adds_up, begun, config, media_names, message, opened, order
 
 MB = 1_000_000
 ROOMY = Disk(total_bytes=10**12, free_bytes=10**12, total_inodes=10**6, free_inodes=10**6)
 
 
-def lacks(settings: SpoolConfig, disk: Disk = ROOMY, *, used: int = 0, size: int = 0, priority: int = 2) -> str:
-    found = shortage(settings, disk, used_bytes=used, claimed_bytes=0, size_bytes=size, priority=priority)
+def lacks(
+    settings: SpoolConfig,
+    disk: Disk = ROOMY,
+    *,
+    used: int = 0,
+    size: int = 0,
+    inodes: int = 1,
+    claimed: int = 0,
+    priority: int = 2,
+) -> str:
+    found = shortage(
+        settings,
+        disk,
+        used_bytes=used,
+        claimed_bytes=0,
+        size_bytes=size,
+        priority=priority,
+        inodes=inodes,
+        claimed_inodes=claimed,
+    )
     return "" if found is None else found.text.partition(":")[0]
 
 
@@ -54,6 +72,13 @@ def test_inodes_have_a_floor_where_the_file_system_has_a_fixed_number(tmp_path: 
     assert lacks(settings, dataclasses.replace(ROOMY, free_inodes=10_001)) == ""
     assert lacks(settings, dataclasses.replace(ROOMY, free_inodes=10_000)) == "min_free_inodes_percent"
     assert lacks(settings, dataclasses.replace(ROOMY, total_inodes=0, free_inodes=0)) == ""
+    assert lacks(settings, dataclasses.replace(ROOMY, free_inodes=10_003), claimed=2) == ""
+    assert lacks(settings, dataclasses.replace(ROOMY, free_inodes=10_003), claimed=3) == "min_free_inodes_percent"
+
+
+def test_a_message_takes_no_inode(tmp_path: Path) -> None:
+    settings = config(tmp_path, min_free_inodes_percent=1.0)
+    assert lacks(settings, dataclasses.replace(ROOMY, free_inodes=0), size=1000, inodes=0) == ""
 
 
 def test_a_small_spool_keeps_an_eighth_for_emergency_at_most(tmp_path: Path) -> None:
@@ -74,7 +99,7 @@ async def state_of(spool: Spool, item: Item) -> State:
 async def fill(spool: Spool, priority: Priority) -> list[Item]:
     """As many items as fit without anything else making way."""
     items = []
-    while spool._engine.missing(MB + 8192, priority) is None:
+    while spool._engine.missing(Need(size_bytes=MB + 8192, inodes=1), priority) is None:
         items.append(await put(spool, priority))
     return items
 
