@@ -42,7 +42,8 @@ FIRST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 60.0
 STEADY_SECONDS = 30.0
 """A connection that held this long, or over which something was taken, starts the backoff anew."""
-QUICK_SECONDS = 2.0
+MANY_SHORT = 3
+"""So many connections in a row that broke before they were steady: something other than the network breaks them."""
 ROUTES_KEPT = 4096
 
 _RETAIN_HANDLING = {"take": 0, "once": 1, "ignore": 2}
@@ -67,6 +68,8 @@ class Subscription:
     taker: Taker
     on_skipped: Callable[[str, int], None] | None
     troubles: dict[str, str] = field(default_factory=dict)
+    asked: set[str] = field(default_factory=set)
+    """Filters that were asked for besides, over the present connection alone."""
 
     @property
     def reason(self) -> str:
@@ -104,6 +107,9 @@ class Broker:
         self._trouble = Trouble("it is being connected to", is_fault=False)
         self._refused: dict[str, str] = {}
         self._unwanted = 0
+        self._connected_at = float("-inf")
+        self._short_lived = 0
+        self._answered = 0
         self._wake = asyncio.Event()
 
     # --- for everybody
@@ -139,6 +145,19 @@ class Broker:
         self._lay_routes()
         return made
 
+    async def ask(self, subscription: Subscription, pattern: str) -> None:
+        """Ask for one more filter, over the present connection alone: for those who take what the broker kept bit by
+        bit, because it queues no more than so many messages at once. Raises Unavailable."""
+        wire, welcome = self._wire, self._welcome
+        if wire is None or welcome is None:
+            raise Unavailable(f"broker {self.name}: {self.view().reason}")
+        subscription.asked.add(pattern)
+        self._routes.clear()
+        try:
+            await wire.ask_for(pattern, qos=subscription.qos, identifier=None, retain_handling=0)
+        except (ConnectionLost, TimeoutError) as error:
+            raise Unavailable(f"broker {self.name}: {error}") from None
+
     def unsubscribe(self, subscription: Subscription) -> None:
         """Give nothing more to its handler. The broker is told at the next connection."""
         self._subscriptions.remove(subscription)
@@ -166,6 +185,7 @@ class Broker:
             raise Unavailable(f"broker {self.name}: the connection ended before the answer: {error}") from None
         except TimeoutError:
             raise Unavailable(f"broker {self.name}: no answer within {self.config.connect_timeout:.0f} s") from None
+        self._answered += 1
         if code >= FIRST_BAD:
             raise refusal(self.name, topic, code)
         return code
@@ -185,6 +205,8 @@ class Broker:
 
     def view(self) -> BrokerView:
         """For the status snapshot; no I/O."""
+        if self._short_lived >= MANY_SHORT and clock.monotonic() - self._connected_at < STEADY_SECONDS:
+            return BrokerView(state="fault", reason=self._suspicion)
         if not self.is_connected:
             return BrokerView(state="fault" if self._trouble.is_fault else "waiting", reason=self._trouble.text)
         reasons = [*self._refused.values()]
@@ -211,16 +233,19 @@ class Broker:
             lasted_seconds = clock.monotonic() - started
             if was_useful or lasted_seconds > STEADY_SECONDS:
                 failures = 0
+            is_short = trouble.was_connected and self._connected_at >= started and lasted_seconds < STEADY_SECONDS
+            self._short_lived = self._short_lived + 1 if is_short else 0
             if trouble.try_again_at_once:
                 continue
             failures += 1
-            self._tell(self._suspect(trouble, failures, lasted_seconds))
+            self._tell(trouble)
             ceiling = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0 ** min(failures - 1, 16))
             await self._wait(clock.jitter(ceiling))
 
     async def _serve_once(self) -> tuple[Trouble, bool]:
         """One connection, from its beginning to its end; why it ended, and whether something was taken over it."""
         lost: list[BaseException] = []
+        answered_before = self._answered
         inbox = Inbox(
             self._route,
             lambda error: self._drop(wire, lost, error),
@@ -246,11 +271,12 @@ class Broker:
             self._wire = self._welcome = None
             inbox.close()
             await wire.leave()
-        return trouble, inbox.taken > 0
+        return trouble, inbox.taken > 0 or self._answered > answered_before
 
     async def _serve(self, wire: Wire, welcome: Welcome) -> None:
         """Until the connection ends."""
         self._is_version_known = True
+        self._connected_at = clock.monotonic()
         self._wire, self._outgoing = wire, asyncio.Semaphore(welcome.outgoing)
         await self._ask_for_everything(wire, welcome)
         self._welcome = welcome
@@ -342,7 +368,11 @@ class Broker:
         return takers
 
     def _find_route(self, topic: str) -> tuple[tuple[Taker, ...], int, frozenset[int]]:
-        takers = tuple(one.taker for one in self._subscriptions if any(matches(topic, own) for own in one.filters))
+        takers = tuple(
+            one.taker
+            for one in self._subscriptions
+            if topic in one.asked or any(matches(topic, own) for own in (*one.filters, *one.asked))
+        )
         ways = [_identifier(pattern) for pattern in self._wide if matches(topic, pattern)]
         return takers, ways[0] if ways else 0, frozenset(ways)
 
@@ -414,12 +444,12 @@ class Broker:
         log.info("broker %s does not take MQTT 5: trying 3.1.1", self.name)
         return Trouble(str(error), is_fault=False, try_again_at_once=True)
 
-    def _suspect(self, trouble: Trouble, failures: int, lasted_seconds: float) -> Trouble:
-        """A connection that is taken and closed again and again: most likely two relays with one client id."""
-        if failures < 3 or lasted_seconds > QUICK_SECONDS or not trouble.was_connected:
-            return trouble
-        text = f"{trouble.text}, again and again: does another relay use the client id {self.client_id!a}?"
-        return replace(trouble, text=text, is_fault=True)
+    @property
+    def _suspicion(self) -> str:
+        return (
+            f"connections to {self.config.host} port {self.config.port} break again and again soon after they are made:"
+            f" does another relay use the client id {self.client_id!a}?"
+        )
 
     def _tell(self, trouble: Trouble | None) -> None:
         """Said once when it comes, once when it goes."""

@@ -140,6 +140,11 @@ class Rig:
         return self._log.read_text(errors="replace")[-3000:]
 
 
+def _wait_for_more(rig: Rig) -> None:
+    before = rig.count()
+    wait_for(lambda: rig.count() > before, "the relay takes messages")
+
+
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
     rig = Rig(tmp_path)
@@ -154,8 +159,7 @@ def test_twenty_thousand_messages_twenty_kills_and_two_broker_restarts_lose_and_
     wait_for(lambda: "connected" in rig.tail(), "the relay has subscribed")
     for number in range(KILLS):
         rig.publisher.send(MESSAGES * (number + 1) // KILLS - MESSAGES * number // KILLS)
-        before = rig.count()
-        wait_for(lambda before=before: rig.count() > before, "the relay takes messages again", 30)
+        _wait_for_more(rig)
         rig.let_relay_run(chance.uniform(0.01, 0.25))
         rig.kill_relay()
         if number in (KILLS // 3, 2 * KILLS // 3):
@@ -179,9 +183,8 @@ def test_the_storm_sees_a_relay_that_acknowledges_at_once(tmp_path: Path) -> Non
         rig.publisher.send(5000)
         wait_for(rig.publisher.has_sent_everything, "the broker has everything")
         for _ in range(3):
-            before = rig.count()
             rig.start_relay()
-            wait_for(lambda before=before: rig.count() > before, "the relay takes messages")
+            _wait_for_more(rig)
             rig.kill_relay()
         rig.start_relay()
         last = -1
