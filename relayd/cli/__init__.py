@@ -58,6 +58,7 @@ COMMANDS = {
     "drop": Entry("queue", "drop", "Give items up for good."),
     "pause": Entry("queue", "pause", "Stop delivering to one destination, or to all."),
     "resume": Entry("queue", "resume", "Deliver again to one destination, or to all."),
+    "fleet": Entry("fleet", "fleet", "Show every relay on the fleet's broker, live."),
     "spool": Entry("stored", "spool", "Inspect, salvage or copy out what is stored."),
     "schema": Entry("check", "schema", "Print a JSON Schema for editors and consumers."),
     "sandbox": Entry("sandbox", "sandbox", "Serve strict stand-ins of the APIs on loopback."),

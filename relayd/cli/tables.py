@@ -33,17 +33,23 @@ _STYLES = {
     "evicted": "red",
     "expired": "red",
     "quarantined": "red",
+    "lost": "bold red",
+    "stale": "bold yellow",
+    "offline": "yellow",
+    "online": "green",
+    "stopped": "dim",
 }
 NARROWEST = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """`is_number` aligns right; `gives_way` is the one that is folded when the terminal is narrow."""
+    """`is_number` aligns right; `gives_way` is the one that is folded (`is_cut`: cut) when the terminal is narrow."""
 
     title: str
     is_number: bool = False
     gives_way: bool = False
+    is_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +120,23 @@ def _rich_table(block: Table) -> RenderableType:
         table.add_column(
             Text(column.title.upper(), style="bold"),
             justify="right" if column.is_number else "left",
-            no_wrap=not column.gives_way,
-            overflow="fold",
+            no_wrap=not column.gives_way or column.is_cut,
+            overflow="ellipsis" if column.is_cut else "fold",
             ratio=1 if column.gives_way else None,
         )
-    for row in block.rows:
+    for row in _cut_to_width(block, terminal_width()):
         table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
     return table
+
+
+def _cut_to_width(block: Table, width: int) -> Iterator[Sequence[str]]:
+    """The rows, with what may be cut so short that rich need not squeeze the other columns too."""
+    titles = [column.title for column in block.columns]
+    widths = [max(_columns(row[index]) for row in (titles, *block.rows)) for index in range(len(titles))]
+    is_cut = [column.is_cut for column in block.columns]
+    left = width - 2 * (len(titles) - 1) - sum(wide for wide, cut in zip(widths, is_cut, strict=True) if not cut)
+    for row in block.rows:
+        yield [_cut(cell, max(8, left))[0] if cut else cell for cell, cut in zip(row, is_cut, strict=True)]
 
 
 def _rich_line(block: Line) -> RenderableType:
@@ -154,7 +170,10 @@ def _plain_table(block: Table, width: int | None) -> Iterator[str]:
 
 
 def _plain_row(columns: Sequence[Column], row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
-    cells = [list(_pieces(cell, limit)) for cell, limit in zip(row, widths, strict=True)]
+    cells = [
+        _cut(cell, limit) if column.is_cut else list(_pieces(cell, limit))
+        for column, cell, limit in zip(columns, row, widths, strict=True)
+    ]
     for number in range(max(len(cell) for cell in cells)):
         parts = []
         for column, cell, limit in zip(columns, cells, widths, strict=True):
@@ -162,6 +181,11 @@ def _plain_row(columns: Sequence[Column], row: Sequence[str], widths: Sequence[i
             gap = " " * (limit - _columns(text))
             parts.append(gap + text if column.is_number else text + gap)
         yield "  ".join(parts).rstrip()
+
+
+def _cut(text: str, limit: int) -> list[str]:
+    """The text itself, or its beginning and an ellipsis."""
+    return [text if _columns(text) <= limit else next(_pieces(text, limit - 1)) + "…"]
 
 
 def _pieces(text: str, limit: int) -> Iterator[str]:
