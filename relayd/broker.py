@@ -435,7 +435,9 @@ class Broker:
         """Whether the other version should be tried, at once."""
         if self._is_version_known:
             return None
-        is_about_version = isinstance(error, ConnectionLost) and error.code in (None, UNSUPPORTED_VERSION)
+        is_about_version = (
+            isinstance(error, ConnectionLost) and not error.is_tls and error.code in (None, UNSUPPORTED_VERSION)
+        )
         if not is_about_version:
             return None
         self._version_5 = not self._version_5

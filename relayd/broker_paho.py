@@ -8,6 +8,8 @@ that the broker is gone.
 
 from __future__ import annotations
 
+import socket
+import ssl
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -46,6 +48,7 @@ class PatientPaho(mqtt.Client):
         self._to_skip = 0
         self._probes: deque[bool] = deque()
         self.is_paused = False
+        self.tls_error: str | None = None
 
     # --- reading
 
@@ -57,7 +60,8 @@ class PatientPaho(mqtt.Client):
             data = self._sock_recv(BLOCK_BYTES)
         except BlockingIOError:
             return MQTTErrorCode.MQTT_ERR_SUCCESS
-        except OSError:
+        except OSError as error:
+            self.tls_error = error.reason if isinstance(error, ssl.SSLError) else None
             return self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_CONN_LOST)
         if not data:
             return self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_CONN_LOST)
@@ -168,7 +172,20 @@ class PatientPaho(mqtt.Client):
             self._last_bytes_received = clock.monotonic()
         return super().loop_misc()
 
-    # --- writing, closing
+    # --- opening, writing, closing
+
+    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
+        """As paho does it, but nothing stays open when the handshake fails."""
+        if self._ssl_context is None:
+            raise ValueError("TLS without a context")
+        sock = self._ssl_context.wrap_socket(tcp_sock, server_hostname=self._host, do_handshake_on_connect=False)
+        try:
+            sock.settimeout(self._connect_timeout)
+            sock.do_handshake()
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     def acknowledge(self, acks: Iterable[tuple[int, int]]) -> None:
         """(QoS, packet id) of each message that is safe now: all in one write, in this order."""

@@ -28,6 +28,11 @@ def trouble_of(error: BaseException, config: BrokerConfig) -> Trouble:
     """What ended a connection, or kept it from coming about."""
     place = f"{config.host} port {config.port}"
     match error:
+        case ConnectionLost(is_tls=True):
+            remedy = "set cert_file and key_file to the certificate that the broker knows"
+            return Trouble(f"{place}: {error}", is_fault=True, remedy=remedy)
+        case ConnectionLost(code=0x87):
+            return Trouble(f"{place}: {error}: {in_words(0x87)}", is_fault=True, remedy=meaning(0x86).remedy)
         case ConnectionLost(code=None):
             return Trouble(f"{place}: {error}", is_fault=False, remedy="look at the broker's log", was_connected=True)
         case ConnectionLost(code=int(code)):

@@ -33,11 +33,13 @@ OUTGOING = 20
 
 
 class ConnectionLost(Exception):
-    """The connection ended or never came about. `code` is the broker's own reason, if it gave one."""
+    """The connection ended or never came about. `code` is the broker's own reason, if it gave one; `is_tls`: it was the
+    broker's end of TLS that refused."""
 
-    def __init__(self, text: str, *, code: int | None = None) -> None:
+    def __init__(self, text: str, *, code: int | None = None, is_tls: bool = False) -> None:
         super().__init__(text)
         self.code = code
+        self.is_tls = is_tls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,11 +262,14 @@ class Wire(aiomqtt.Client):
         code = reason_code.value
         if flags.is_disconnect_packet_from_server:
             self._end(ConnectionLost("the broker ended the connection", code=code))
+        elif self._paho.tls_error:
+            words = self._paho.tls_error.replace("_", " ").lower()
+            self._end(ConnectionLost(f"the broker ended TLS ({words})", is_tls=True))
         elif not self._welcome.done():
             self._end(ConnectionLost("the broker closed the connection without an answer"))
         else:
-            words = {0x81: "it sent what is no MQTT", 0x82: "it sent what is no MQTT", 0x8D: "it fell silent"}
-            self._end(ConnectionLost(words.get(code, "the connection broke")))
+            reasons = {0x81: "it sent what is no MQTT", 0x82: "it sent what is no MQTT", 0x8D: "it fell silent"}
+            self._end(ConnectionLost(reasons.get(code, "the connection broke")))
 
     def _on_subscribe(self, client: Any, userdata: Any, mid: int, reason_codes: Any, properties: Any = None) -> None:
         self._answered(mid, [code.value for code in reason_codes])
