@@ -73,11 +73,13 @@ class CommandDesk:
             return Answer(command_id, {"id": command_id, **await self._outcome(name, command_id, request)})
 
     def let_go(self, name: str, why: str) -> None:
-        """Answer nothing, and say so in the log now and then."""
+        """Count it, and say so in the log now and then, however many come."""
         self._gone += 1
         if clock.monotonic() - self._logged_at >= LOG_EVERY_SECONDS:
             self._logged_at = clock.monotonic()
-            log.warning("%d commands from the fleet let go, the last (%s): %s", self._gone, printable(name)[:80], why)
+            log.warning(
+                "%d commands from the fleet refused or let go, the last (%s): %s", self._gone, printable(name)[:80], why
+            )
             self._gone = 0
 
     async def _outcome(self, name: str, command_id: str, request: Document) -> Document:
@@ -85,10 +87,10 @@ class CommandDesk:
             command = self._checked(name, request)
             before = await self._memory.begin_command(command_id, name, now=clock.now())
         except (WrongRequest, SpoolError) as error:
-            log.warning("command %s (%s) from the fleet is refused: %s", printable(name), command_id, error)
+            self.let_go(name, str(error))
             return _not_done(str(error))
         if before is not None:
-            log.info("command %s (%s) from the fleet is asked again: answered from memory", name, command_id)
+            log.debug("command %s (%s) from the fleet is asked again: answered from memory", name, command_id)
             if before.name != name:
                 return _not_done(f"this id was used before, for the command {before.name}: each needs an id of its own")
             return dict(before.answer) if before.answer is not None else _cut(before.at)

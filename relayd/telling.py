@@ -1,7 +1,8 @@
 """Sends the events that wait in the spool: in order, and each until the broker has it.
 
 Promises: an event is forgotten only after the broker's acknowledgement; a crash between the two has it sent again under
-the same id. One that the broker will never take is left out and said in the log.
+the same id. What has to be sent again may come behind what followed it; the numbers say the order. One that the broker
+will never take is left out and said in the log.
 """
 
 from __future__ import annotations

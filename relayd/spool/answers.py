@@ -11,7 +11,7 @@ from relayd.model import Fields
 from relayd.spool.change import Change
 from relayd.spool.rows import fields_from, to_json
 
-LONGEST_ANSWER = 65_536
+LONGEST_ANSWER = 16_384
 """A longer answer is not kept: whoever asks again is told so."""
 
 

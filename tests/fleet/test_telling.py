@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -142,3 +143,25 @@ def test_a_fault_is_told_once_also_across_a_restart(rig: Rig, onlooker: Onlooker
     rig.start()
     onlooker.wait_for("health", lambda it: it["uptime_seconds"] > 3.5 and it["state"] == "fault")
     assert {event["id"] for event in onlooker.documents("event")} <= {raised["id"]}
+
+
+def test_an_event_that_the_broker_never_takes_is_left_out_and_the_next_one_comes(tmp_path: Path, rig: Rig) -> None:
+    narrow = Mosquitto(tmp_path / "narrow", options="max_packet_size 700", is_persistent=False).start()
+    onlooker = Onlooker(narrow)
+    try:
+        text = rig.config.read_text()
+        good = re.sub(r'url = "mqtt://[^"]*"', f'url = "{narrow.url}"', text)
+        rig.config.write_text(good)
+        relay = rig.start()
+        onlooker.wait_for("state")
+        rig.config.write_text("".join(f"[unknown{number}]\n" for number in range(20)))
+        relay.send_signal(signal.SIGHUP)
+        wait_for(lambda: "event 1 (config_rejected) is left out" in rig.log.read_text(), "it is too large")
+        rig.config.write_text(good.replace('rescan = "1s"', 'rescan = "2s"'))
+        relay.send_signal(signal.SIGHUP)
+        assert onlooker.wait_for("event")["number"] == 2
+        assert "more than a packet" in rig.json("status")["brokers"]["fleet"]["reason"]
+    finally:
+        rig.stop()
+        onlooker.close()
+        narrow.stop()
