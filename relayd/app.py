@@ -1,8 +1,8 @@
 """START HERE: builds every part from the configuration, runs them in one TaskGroup, one line per part.
 
 Promises: a part that fails is logged with its traceback and started again, alone; the spool stays open across a reload,
-and a configuration that cannot be used changes nothing. SIGTERM ends everything within seconds: what was under way is
-due again at the next start.
+and a configuration that cannot be used changes nothing. A spool that turns out to be damaged is salvaged on the way.
+SIGTERM ends everything within seconds: what was under way is due again at the next start.
 """
 
 from __future__ import annotations
@@ -38,16 +38,20 @@ Serve = Callable[[Operations, Path], Coroutine[Any, Any, None]]
 """Serves the control API for ever, given the operations and the spool's folder. Given by the command line."""
 
 RESTART_CAP_SECONDS = 60.0
+DAMAGE_LOOK_SECONDS = 2.0
 
 
 async def run(files: Sequence[Path] | None, serve: Serve) -> None:
     """The daemon: until SIGTERM or SIGINT. Raises ConfigError or SpoolError when it cannot even start."""
-    loaded = config.load(files)
-    spool = await Spool.open(loaded.config.spool, now=clock.now())
-    try:
-        await App(files, loaded, spool, serve).run()
-    finally:
-        await spool.close()
+    is_over = False
+    while not is_over:
+        loaded = config.load(files)
+        spool = await Spool.open(loaded.config.spool, now=clock.now())
+        try:
+            await App(files, loaded, spool, serve).run()
+        finally:
+            await spool.close()
+        is_over = not spool.is_damaged
 
 
 class App:
@@ -86,6 +90,7 @@ class App:
                 ),
                 keep_running(tasks, "routes", self._watch_routes),
                 keep_running(tasks, "watchdog", self._watchdog),
+                keep_running(tasks, "spool's health", self._watch_spool),
             ]
             await self._generations()
             for task in permanent:
@@ -238,6 +243,13 @@ class App:
                 worker.nudge()
             for broker in self._parts.brokers.values():
                 broker.nudge()
+
+    async def _watch_spool(self) -> None:
+        """A database that turned out to be damaged is salvaged by opening it anew: end everything for that."""
+        while not self._spool.is_damaged:  # noqa: ASYNC110 - found in threads, and rare
+            await asyncio.sleep(DAMAGE_LOOK_SECONDS)
+        log.error("the spool's database is damaged: closing it, to salvage it and go on")
+        self._stop.set()
 
     async def _watchdog(self) -> None:
         """Tell systemd that the loop turns and the spool answers, three times as often as it insists."""

@@ -19,6 +19,7 @@ from relayd import app, clock, config, destinations, status
 from relayd.operations import Operations, Parts
 from relayd.spool import Spool
 from relayd.web import api, control, place
+from relayd.surroundings import Surroundings
 from relayd.worker import Worker
 
 JPEG = b"\xff\xd8\xff\xe0" + bytes(range(256)) * 8000 + b"\xff\xd9"
@@ -51,14 +52,14 @@ async def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     loaded = config.load([file])
     spool = await Spool.open(loaded.config.spool, now=clock.now())
     section = loaded.config.destination["rapidsos"]
-    there = destinations.build("rapidsos", section)
+    there = destinations.build("rapidsos", section, Surroundings())
     device = app.device_of(loaded)
     worker = Worker(there, section, spool, device, is_held=False)
     running = status.Running(device=device, session="s", started_at=0.0, started_monotonic=0.0)
     settled = status.ConfigStatus(sha256="0" * 64, loaded_at=clock.rfc3339(0.0))
 
     async def snapshot() -> status.Status:
-        return await status.snapshot(running, settled, spool, {}, {"rapidsos": worker.view()})
+        return await status.snapshot(running, settled, spool, {}, {"rapidsos": worker.view()}, {})
 
     parts = Parts(destinations={"rapidsos": there}, workers={"rapidsos": worker})
     yield Served(Operations(spool, lambda: parts, snapshot), spool, tmp_path / "spool")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import signal
@@ -149,3 +150,24 @@ def test_the_journal_of_a_wrong_secret_names_the_setting_and_never_the_secret(ri
     assert "client_secret" in status(rig)["destinations"]["rapidsos"]["reason"]
     assert status(rig)["spool"]["pending"] == 1
     assert "hunter2" not in rig.tail() + json.dumps(status(rig))
+
+
+def test_a_database_damaged_while_running_is_salvaged_without_a_restart_by_hand(rig: Rig) -> None:
+    relay = rig.start()
+    for number in range(5):
+        rig.drop_file(f"d{number}.jpg", picture(CHANCE, 20_000))
+    wait_for(lambda: status(rig)["spool"]["pending"] == 5, "all wait, there is no server yet")
+    database = rig.spool / "spool.db"
+    for path in (database, database.with_name("spool.db-wal")):
+        with path.open("r+b") as stream:
+            stream.seek(4096)
+            stream.write(b"\xa5" * max(0, path.stat().st_size - 4096))
+    wait_for(lambda: "salvage" in rig.log.read_text(), "the damage is told")
+    assert relay.poll() is None
+    rig.start_sandbox()
+    rig.drop_file("after.jpg", picture(CHANCE, 20_000))
+    wait_for(lambda: rig.is_stored("after.jpg"), "it goes on with new files")
+    kept = [path for path in rig.spool.rglob("*") if path.is_file() and path.stat().st_size > 19_000]
+    stored = {each.sha256 for each in rig.objects().values()}
+    on_disk = {hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
+    assert set(rig.dropped.values()) <= stored | on_disk, "no picture is gone"
