@@ -73,7 +73,10 @@ class Presence:
         watch = FaultWatch(json.loads(await self._spool.note(FAULTS_NOTE) or "{}"))
         while True:
             self._wake.clear()
+            connection = self._connection
             snapshot = await self._operations.status()
+            if connection != self._connection:
+                continue  # it would say that the fleet cannot be reached, to the fleet
             await self._tell(watch.look(present_faults(snapshot), at=clock.monotonic()), watch)
             if self._connection and self._post.is_open:
                 await self._publish(snapshot)
