@@ -18,8 +18,8 @@ from aiohttp.test_utils import TestClient, TestServer
 from relayd import app, clock, config, destinations, status
 from relayd.operations import Operations, Parts
 from relayd.spool import Spool
-from relayd.web import api, control, place
 from relayd.surroundings import Surroundings
+from relayd.web import api, control, place
 from relayd.worker import Worker
 
 JPEG = b"\xff\xd8\xff\xe0" + bytes(range(256)) * 8000 + b"\xff\xd9"
