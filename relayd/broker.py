@@ -14,19 +14,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-import zlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from relayd import broker_check, clock
 from relayd.broker_config import BrokerConfig
-from relayd.broker_filters import covers, is_topic, matches, widest
+from relayd.broker_filters import is_topic, widest
 from relayd.broker_inbox import Confirmed, Handler, Inbox, Taker
 from relayd.broker_packets import Message
 from relayd.broker_paho import Events
+from relayd.broker_routes import Routes, Subscription, identifier, retain_handling
+from relayd.broker_settings import ConnectionLost, Settings, Welcome, Will
 from relayd.broker_trouble import Trouble, not_taken, trouble_of
-from relayd.broker_wire import ConnectionLost, Settings, Welcome, Will, Wire
+from relayd.broker_wire import Wire
 from relayd.broker_words import FIRST_BAD, UNSUPPORTED_VERSION, in_words, meaning, refusal
 from relayd.errors import Rejected, RelaydError, SecretMissing, Unavailable
 from relayd.model import Finding
@@ -44,9 +45,6 @@ STEADY_SECONDS = 30.0
 """A connection that held this long, or over which something was taken, starts the backoff anew."""
 MANY_SHORT = 3
 """So many connections in a row that broke before they were steady: something other than the network breaks them."""
-ROUTES_KEPT = 4096
-
-_RETAIN_HANDLING = {"take": 0, "once": 1, "ignore": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,26 +53,6 @@ class BrokerView:
 
     state: Literal["ok", "waiting", "fault"]
     reason: str
-
-
-@dataclass(eq=False, slots=True, kw_only=True)
-class Subscription:
-    """What one taker wants of a broker. `troubles` says why for each filter that the broker refuses or weakens."""
-
-    name: str
-    filters: tuple[str, ...]
-    qos: int
-    retained: Literal["take", "once", "ignore"]
-    taker: Taker
-    on_skipped: Callable[[str, int], None] | None
-    troubles: dict[str, str] = field(default_factory=dict)
-    asked: set[str] = field(default_factory=set)
-    """Filters that were asked for besides, over the present connection alone."""
-
-    @property
-    def reason(self) -> str:
-        """Why not everything that is wanted comes; empty if it does."""
-        return next(iter(self.troubles.values()), "")
 
 
 class Broker:
@@ -95,9 +73,7 @@ class Broker:
         self.config = config
         self.client_id = client_id
         self.will = will
-        self._subscriptions: list[Subscription] = []
-        self._wide: list[str] = []
-        self._routes: dict[str, tuple[tuple[Taker, ...], int, frozenset[int]]] = {}
+        self._routes = Routes(name)
         self._hooks: list[Hook] = []
         self._version_5 = config.protocol != "3.1.1"
         self._is_version_known = config.protocol != "auto"
@@ -106,7 +82,6 @@ class Broker:
         self._outgoing = asyncio.Semaphore(1)
         self._trouble = Trouble("it is being connected to", is_fault=False)
         self._refused: dict[str, str] = {}
-        self._unwanted = 0
         self._connected_at = float("-inf")
         self._short_lived = 0
         self._answered = 0
@@ -141,8 +116,7 @@ class Broker:
             taker=Taker(handler, confirmed),
             on_skipped=on_skipped,
         )
-        self._subscriptions.append(made)
-        self._lay_routes()
+        self._routes.add(made)
         return made
 
     async def ask(self, subscription: Subscription, pattern: str) -> None:
@@ -151,8 +125,7 @@ class Broker:
         wire, welcome = self._wire, self._welcome
         if wire is None or welcome is None:
             raise Unavailable(f"broker {self.name}: {self.view().reason}")
-        subscription.asked.add(pattern)
-        self._routes.clear()
+        self._routes.ask(subscription, pattern)
         try:
             await wire.ask_for(pattern, qos=subscription.qos, identifier=None, retain_handling=0)
         except (ConnectionLost, TimeoutError) as error:
@@ -160,8 +133,7 @@ class Broker:
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Give nothing more to its handler. The broker is told at the next connection."""
-        self._subscriptions.remove(subscription)
-        self._lay_routes()
+        self._routes.remove(subscription)
 
     def on_connected(self, hook: Hook) -> None:
         """`await hook(is_session_present)` after each connection, once the subscriptions are in place. Without a
@@ -209,10 +181,8 @@ class Broker:
             return BrokerView(state="fault", reason=self._suspicion)
         if not self.is_connected:
             return BrokerView(state="fault" if self._trouble.is_fault else "waiting", reason=self._trouble.text)
-        reasons = [*self._refused.values()]
-        if self._unwanted:
-            reasons.append(f"{self._unwanted} messages came that no source wants any more; they were let go")
-        return BrokerView(state="fault" if self._refused else "ok", reason=reasons[0] if self._refused else "")
+        reason = next(iter(self._refused.values()), "")
+        return BrokerView(state="fault" if reason else "ok", reason=reason)
 
     async def check(self, filters: Sequence[str] = (), topics: Sequence[str] = ()) -> list[Finding]:
         """Name, TCP, TLS, login, the right to subscribe to `filters` and to publish under `topics`, as far as one gets;
@@ -247,7 +217,7 @@ class Broker:
         lost: list[BaseException] = []
         answered_before = self._answered
         inbox = Inbox(
-            self._route,
+            self._routes.takers_of,
             lambda error: self._drop(wire, lost, error),
             most=self.config.receive_maximum,
             most_bytes=self.config.max_waiting,
@@ -306,9 +276,7 @@ class Broker:
 
     def _skip(self, inbox: Inbox) -> Callable[[str, int, int, int], None]:
         def too_large(topic: str, qos: int, mid: int, size_bytes: int) -> None:
-            for subscription in self._subscriptions:
-                if subscription.on_skipped and any(matches(topic, one) for one in subscription.filters):
-                    subscription.on_skipped(topic, size_bytes)
+            self._routes.skipped(topic, size_bytes)
             inbox.skipped(qos, mid)
 
         return too_large
@@ -318,19 +286,19 @@ class Broker:
     async def _ask_for_everything(self, wire: Wire, welcome: Welcome) -> None:
         """Raises ConnectionLost, TimeoutError."""
         self._refused.clear()
-        asked = [self._ask_for(wire, welcome, pattern) for pattern in self._wide]
+        asked = [self._ask_for(wire, welcome, pattern) for pattern in self._routes.wide]
         for outcome in await asyncio.gather(*asked, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
 
     async def _ask_for(self, wire: Wire, welcome: Welcome, pattern: str) -> None:
-        wanted = [one for one in self._subscriptions if any(covers(pattern, own) for own in one.filters)]
+        wanted = self._routes.wanted_by(pattern)
         qos = max(one.qos for one in wanted)
         code = await wire.ask_for(
             pattern,
             qos=qos,
-            identifier=_identifier(pattern) if welcome.has_identifiers else None,
-            retain_handling=min(_RETAIN_HANDLING[one.retained] for one in wanted),
+            identifier=identifier(pattern) if welcome.has_identifiers else None,
+            retain_handling=retain_handling(wanted),
         )
         if code >= FIRST_BAD:
             reason = f"subscribing to {pattern!a} is refused: {in_words(code)}; {meaning(code).remedy}"
@@ -345,45 +313,6 @@ class Broker:
         if reason:
             self._refused[pattern] = reason
             log.warning("broker %s: %s", self.name, reason)
-
-    def _lay_routes(self) -> None:
-        self._wide = widest(pattern for one in self._subscriptions for pattern in one.filters)
-        self._routes.clear()
-
-    def _route(self, message: Message) -> Sequence[Taker]:
-        """Who takes it. Where several of our subscriptions match, a broker may send a copy for each: only the copy of
-        the first one counts, as far as the broker tells them apart."""
-        found = self._routes.get(message.topic)
-        if found is None:
-            if len(self._routes) >= ROUTES_KEPT:
-                self._routes.clear()
-            found = self._routes[message.topic] = self._find_route(message.topic)
-        takers, first, all_of_them = found
-        if not takers:
-            self._let_go(message)
-        elif len(all_of_them) > 1 and message.subscriptions:
-            named = all_of_them.intersection(message.subscriptions)
-            if named and first not in named:
-                return ()
-        return takers
-
-    def _find_route(self, topic: str) -> tuple[tuple[Taker, ...], int, frozenset[int]]:
-        takers = tuple(
-            one.taker
-            for one in self._subscriptions
-            if topic in one.asked or any(matches(topic, own) for own in (*one.filters, *one.asked))
-        )
-        ways = [_identifier(pattern) for pattern in self._wide if matches(topic, pattern)]
-        return takers, ways[0] if ways else 0, frozenset(ways)
-
-    def _let_go(self, message: Message) -> None:
-        if not self._unwanted:
-            log.warning(
-                "broker %s: messages come that no source wants, the first under %a (an old subscription?): let go",
-                self.name,
-                message.topic,
-            )
-        self._unwanted += 1
 
     # --- publishing
 
@@ -469,8 +398,3 @@ class Broker:
                 await self._wake.wait()
         except TimeoutError:
             return
-
-
-def _identifier(pattern: str) -> int:
-    """The same for the same filter, for ever: messages that wait at the broker carry it."""
-    return 1 + zlib.crc32(pattern.encode()) % 0xFFF_FFFE

@@ -15,8 +15,9 @@ from typing import Protocol
 from relayd import tls
 from relayd.broker_config import BrokerConfig
 from relayd.broker_paho import Events
+from relayd.broker_settings import ConnectionLost, Settings, Welcome
 from relayd.broker_trouble import trouble_of
-from relayd.broker_wire import ConnectionLost, Settings, Welcome, Wire
+from relayd.broker_wire import Wire
 from relayd.broker_words import FIRST_BAD, UNSUPPORTED_VERSION, in_words, meaning
 from relayd.errors import SecretMissing
 from relayd.model import Finding

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from relayd import tls
 from relayd.broker_config import BrokerConfig
-from relayd.broker_wire import ConnectionLost
+from relayd.broker_settings import ConnectionLost
 from relayd.broker_words import in_words, meaning
 from relayd.errors import RelaydError
 
