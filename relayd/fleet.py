@@ -129,8 +129,8 @@ class Fleet:
         return [self._judged(name, known, now, monotonic) for name, known in self._known.items()]
 
     def _part_of(self, topic: str) -> tuple[_Known, str] | None:
-        name, _, kind = topic.removeprefix(self._base).rpartition("/")
-        if not topic.startswith(self._base) or kind not in ("state", "health") or "/" in name:
+        name, slash, kind = topic.removeprefix(self._base).rpartition("/")
+        if not topic.startswith(self._base) or not slash or kind not in ("state", "health") or "/" in name:
             return None
         known = self._known.get(name)
         if known is None:

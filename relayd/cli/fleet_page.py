@@ -16,6 +16,7 @@ from relayd.fleet import STATES, Relay
 
 WIDE_COLUMNS = 100
 LONGEST_ID = 24
+LONGEST_NARROW_ID = 14
 HEAD_LINES = 5
 """Lines of the page that are no relay: three of text (the first may be folded), two of the table's head."""
 
@@ -71,7 +72,7 @@ def _row(relay: Relay, *, is_wide: bool) -> tuple[str, ...]:
     age = relay.health_age_seconds
     oldest = relay.oldest_pending_seconds
     cells = (
-        _short(relay.id),
+        _short(relay.id, LONGEST_ID if is_wide else LONGEST_NARROW_ID),
         relay.state,
         "?" if age is None else _brief(age),
         relay.health,
@@ -100,6 +101,8 @@ def _brief(seconds: float) -> str:
     return " ".join(span(seconds).split()[:2])
 
 
-def _short(text: str, most: int = LONGEST_ID) -> str:
-    shown = escaped(text[: most + 1])
-    return shown if len(shown) <= most else shown[: most - 1] + "…"
+def _short(text: str, most: int) -> str:
+    """Beginning and end: names that differ in their number stay apart."""
+    shown = escaped(text if len(text) <= 2 * most else text[:most] + text[-most:])
+    head = most // 2
+    return shown if len(shown) <= most else f"{shown[:head]}…{shown[len(shown) - (most - head - 1) :]}"

@@ -40,6 +40,8 @@ _STYLES = {
     "stopped": "dim",
 }
 NARROWEST = 60
+RICH_GAP = 3
+"""Between two columns of a rich table: padding and a divider."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ def _cut_to_width(block: Table, width: int) -> Iterator[Sequence[str]]:
     titles = [column.title for column in block.columns]
     widths = [max(_columns(row[index]) for row in (titles, *block.rows)) for index in range(len(titles))]
     is_cut = [column.is_cut for column in block.columns]
-    left = width - 2 * (len(titles) - 1) - sum(wide for wide, cut in zip(widths, is_cut, strict=True) if not cut)
+    left = width - RICH_GAP * (len(titles) - 1) - sum(wide for wide, cut in zip(widths, is_cut, strict=True) if not cut)
     for row in block.rows:
         yield [_cut(cell, max(8, left))[0] if cut else cell for cell, cut in zip(row, is_cut, strict=True)]
 
