@@ -245,7 +245,7 @@ def _revealed(key: str, secret: Secret) -> str:
 def _refusal(status: int, said: str) -> LoginRefused | Rejected | TryAgain:
     if status in (401, 403):
         return LoginRefused(f"{said}; check token, secret and headers")
-    if status == 405:
+    if status in (404, 405, 410):
         return LoginRefused(f"{said}; check url: nothing takes a POST there")
     if status == 409:
         return TryAgain(f"{said}; an earlier try is still being worked on (if it means done, set already = [409])")

@@ -317,8 +317,8 @@ async def test_plain_text_is_a_proof_only_where_it_is_said_to_be(tmp_path: Path)
 @pytest.mark.parametrize(
     ("status", "meaning"),
     [
-        *((status, Rejected) for status in (400, 404, 410, 413, 422, 451)),
-        *((status, LoginRefused) for status in (401, 403, 405)),
+        *((status, Rejected) for status in (400, 413, 422, 451)),
+        *((status, LoginRefused) for status in (401, 403, 404, 405, 410)),
         *((status, Unavailable) for status in (302, 307, 429, 503)),
         *((status, TryAgain) for status in (409, 500, 501)),
     ],
