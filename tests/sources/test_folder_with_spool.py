@@ -122,7 +122,7 @@ async def test_a_full_spool_leaves_the_rest_in_the_folder(folder: Path, tmp_path
         async with running(source, intake.put):
             await until(lambda: intake.items and "full" in source.view().reason)
             await until(lambda: len(os.listdir(folder)) == 40 - len(intake.items))
-            assert source.view().state == "waiting"
+            await until(lambda: source.view().state == "waiting")
             assert intake.intact()
 
 
