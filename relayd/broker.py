@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -24,7 +24,7 @@ from relayd.broker_filters import is_topic, widest
 from relayd.broker_inbox import Confirmed, Handler, Inbox, Taker
 from relayd.broker_packets import Message
 from relayd.broker_paho import Events
-from relayd.broker_routes import Routes, Subscription, identifier, retain_handling
+from relayd.broker_routes import Routes, Subscription, retain_handling
 from relayd.broker_settings import ConnectionLost, Settings, Welcome, Will
 from relayd.broker_trouble import Trouble, not_taken, trouble_of
 from relayd.broker_wire import Wire
@@ -180,7 +180,7 @@ class Broker:
         if self._short_lived >= MANY_SHORT and clock.monotonic() - self._connected_at < STEADY_SECONDS:
             return BrokerView(state="fault", reason=self._suspicion)
         if not self.is_connected:
-            return BrokerView(state="fault" if self._trouble.is_fault else "waiting", reason=self._trouble.text)
+            return BrokerView(state="fault" if self._trouble.is_fault else "waiting", reason=self._trouble.in_full)
         reason = next(iter(self._refused.values()), "")
         return BrokerView(state="fault" if reason else "ok", reason=reason)
 
@@ -233,7 +233,7 @@ class Broker:
         try:
             welcome = await wire.open()
             await self._serve(wire, welcome)
-        except (ConnectionLost, OSError, TimeoutError) as error:
+        except (ConnectionLost, OSError, TimeoutError, UnicodeError) as error:
             trouble = self._version_trouble(error) or trouble_of(error, self.config)
         else:
             trouble = not_taken(lost[0]) if lost else trouble_of(wire.lost.result(), self.config)
@@ -286,19 +286,22 @@ class Broker:
     async def _ask_for_everything(self, wire: Wire, welcome: Welcome) -> None:
         """Raises ConnectionLost, TimeoutError."""
         self._refused.clear()
-        asked = [self._ask_for(wire, welcome, pattern) for pattern in self._routes.wide]
-        for outcome in await asyncio.gather(*asked, return_exceptions=True):
-            if isinstance(outcome, BaseException):
-                raise outcome
+        self._routes.refuse(())
+        codes = await _all(self._ask_for(wire, welcome, pattern) for pattern in self._routes.wide)
+        refused = [pattern for pattern, code in zip(self._routes.wide, codes, strict=True) if code >= FIRST_BAD]
+        if refused and welcome.has_identifiers and self._version_5:
+            self._routes.refuse(refused)
+            await _all(self._ask_for(wire, welcome, pattern, is_again=True) for pattern in self._routes.granted)
 
-    async def _ask_for(self, wire: Wire, welcome: Welcome, pattern: str) -> None:
+    async def _ask_for(self, wire: Wire, welcome: Welcome, pattern: str, *, is_again: bool = False) -> int:
+        """`is_again`: only for the identifier, which says what else is granted."""
         wanted = self._routes.wanted_by(pattern)
         qos = max(one.qos for one in wanted)
         code = await wire.ask_for(
             pattern,
             qos=qos,
-            identifier=identifier(pattern) if welcome.has_identifiers else None,
-            retain_handling=retain_handling(wanted),
+            identifier=self._routes.identifier(pattern) if welcome.has_identifiers else None,
+            retain_handling=2 if is_again else retain_handling(wanted),
         )
         if code >= FIRST_BAD:
             reason = f"subscribing to {pattern!a} is refused: {in_words(code)}; {meaning(code).remedy}"
@@ -313,6 +316,7 @@ class Broker:
         if reason:
             self._refused[pattern] = reason
             log.warning("broker %s: %s", self.name, reason)
+        return code
 
     # --- publishing
 
@@ -398,3 +402,12 @@ class Broker:
                 await self._wake.wait()
         except TimeoutError:
             return
+
+
+async def _all(asked: Iterable[Awaitable[int]]) -> list[int]:
+    """What each of them returns, once all are through; raises the first failure."""
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return [outcome for outcome in outcomes if isinstance(outcome, int)]

@@ -26,6 +26,11 @@ def is_filter(text: str) -> bool:
     return all(level in ("+", "#") or not set(level) & {"+", "#"} for level in levels)
 
 
+def is_shared(pattern: str) -> bool:
+    """Whether each message that it matches comes to one of several clients only."""
+    return pattern.startswith("$share/")
+
+
 def matches(topic: str, pattern: str) -> bool:
     """Whether a message under `topic` comes by the subscription `pattern`."""
     wanted, given = _split(pattern)[2].split("/"), topic.split("/")

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from relayd.broker_filters import covers, matches, widest
+from relayd.broker_filters import covers, is_shared, matches, widest
 from relayd.broker_inbox import Taker
 from relayd.broker_packets import Message
 
@@ -48,7 +48,8 @@ class Routes:
     def __init__(self, broker: str) -> None:
         self._broker = broker
         self._subscriptions: list[Subscription] = []
-        self._found: dict[str, tuple[tuple[Taker, ...], int, frozenset[int]]] = {}
+        self._found: dict[str, tuple[tuple[Taker, ...], dict[int, tuple[Taker, ...]]]] = {}
+        self._refused: frozenset[str] = frozenset()
         self.wide: list[str] = []
         self.unwanted = 0
 
@@ -69,21 +70,36 @@ class Routes:
         """Those whose messages come by this one of the widest filters."""
         return [one for one in self._subscriptions if any(covers(pattern, own) for own in one.filters)]
 
+    def refuse(self, patterns: Iterable[str]) -> None:
+        """The broker sends nothing by these of the widest filters, for now."""
+        self._refused = frozenset(patterns)
+        self._found.clear()
+
+    @property
+    def granted(self) -> list[str]:
+        """The widest filters without those that the broker refuses."""
+        return [pattern for pattern in self.wide if pattern not in self._refused]
+
+    def identifier(self, pattern: str) -> int:
+        """The same as long as the filters that the broker grants are the same. Messages that wait at the broker carry
+        it: those from before a change are known by it, and of those no copy is let go."""
+        return 1 + zlib.crc32("\0".join((pattern, *self.granted)).encode()) % 0xFFF_FFFE
+
     def takers_of(self, message: Message) -> Sequence[Taker]:
         """Who takes it. Where several of our subscriptions match, a broker may send a copy for each: only the copy of
-        the first one counts, as far as the broker tells them apart."""
+        the first one counts, as far as the broker tells them apart. A shared subscription has copies of its own."""
         found = self._found.get(message.topic)
         if found is None:
             if len(self._found) >= ROUTES_KEPT:
                 self._found.clear()
             found = self._found[message.topic] = self._find(message.topic)
-        takers, first, all_of_them = found
+        takers, ways = found
         if not takers:
             self._let_go(message)
-        elif len(all_of_them) > 1 and message.subscriptions:
-            named = all_of_them.intersection(message.subscriptions)
-            if named and first not in named:
-                return ()
+        elif len(ways) > 1:
+            named = [ways[number] for number in message.subscriptions if number in ways]
+            if named:
+                return tuple(taker for some in named for taker in some)
         return takers
 
     def skipped(self, topic: str, size_bytes: int) -> None:
@@ -96,14 +112,27 @@ class Routes:
         self.wide = widest(pattern for one in self._subscriptions for pattern in one.filters)
         self._found.clear()
 
-    def _find(self, topic: str) -> tuple[tuple[Taker, ...], int, frozenset[int]]:
-        takers = tuple(
+    def _find(self, topic: str) -> tuple[tuple[Taker, ...], dict[int, tuple[Taker, ...]]]:
+        """Everybody who wants it, and who of them is served by the copy of which subscription."""
+        plain = tuple(
             one.taker
             for one in self._subscriptions
-            if topic in one.asked or any(matches(topic, own) for own in (*one.filters, *one.asked))
+            if topic in one.asked
+            or any(matches(topic, own) for own in (*one.filters, *one.asked) if not is_shared(own))
         )
-        ways = [identifier(pattern) for pattern in self.wide if matches(topic, pattern)]
-        return takers, ways[0] if ways else 0, frozenset(ways)
+        shared: dict[str, tuple[Taker, ...]] = {
+            pattern: tuple(one.taker for one in self._subscriptions if pattern in one.filters)
+            for pattern in self.wide
+            if is_shared(pattern) and matches(topic, pattern)
+        }
+        ways: dict[int, tuple[Taker, ...]] = {}
+        rest = plain
+        for pattern in self.granted:
+            if pattern in shared:
+                ways[self.identifier(pattern)] = shared[pattern]
+            elif matches(topic, pattern):
+                ways[self.identifier(pattern)], rest = rest, ()
+        return tuple(dict.fromkeys((*plain, *(one for some in shared.values() for one in some)))), ways
 
     def _let_go(self, message: Message) -> None:
         if not self.unwanted:
@@ -118,8 +147,3 @@ class Routes:
 def retain_handling(wanted: Sequence[Subscription]) -> int:
     """What to ask of the broker about messages that it kept from before: as much as anybody wants."""
     return min(_RETAIN_HANDLING[one.retained] for one in wanted)
-
-
-def identifier(pattern: str) -> int:
-    """The same for the same filter, for ever: messages that wait at the broker carry it."""
-    return 1 + zlib.crc32(pattern.encode()) % 0xFFF_FFFE

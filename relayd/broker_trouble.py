@@ -23,6 +23,11 @@ class Trouble:
     try_again_at_once: bool = False
     was_connected: bool = False
 
+    @property
+    def in_full(self) -> str:
+        """With what a person has to do, if it is a fault."""
+        return f"{self.text}; {self.remedy}" if self.is_fault and self.remedy else self.text
+
 
 def trouble_of(error: BaseException, config: BrokerConfig) -> Trouble:
     """What ended a connection, or kept it from coming about."""
@@ -41,7 +46,7 @@ def trouble_of(error: BaseException, config: BrokerConfig) -> Trouble:
         case ssl.SSLError():
             text, remedy = tls.words(error)
             return Trouble(f"{place}: {text}", is_fault=True, remedy=remedy)
-        case socket.gaierror():
+        case socket.gaierror() | UnicodeError():
             return Trouble(f"{config.host} has no address", False, "check url, the network and its name server")
         case TimeoutError():
             remedy = "look for a firewall on the way, and whether the network is up"

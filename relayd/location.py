@@ -7,7 +7,6 @@ across restarts: the next one comes within seconds, and an old one would mislead
 from __future__ import annotations
 
 import json
-import math
 from collections import deque
 from datetime import datetime
 
@@ -92,7 +91,7 @@ def read(payload: bytes) -> tuple[Location | None, float | None]:
 def _number(value: object, limit: float) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value) if math.isfinite(value) and abs(value) <= limit else None
+    return float(value) if abs(value) <= limit else None  # also of integers that are too long for a float
 
 
 def _time(value: object) -> float | None:

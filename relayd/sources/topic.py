@@ -116,9 +116,13 @@ class TopicSource(Source):
         if self._is_too_soon(message):
             self._thinned += 1
             return None
-        await self._keep_pace()
         arrival = self._arrival(message)
-        await self._put_durably(self._capture(message, arrival))
+        try:
+            await self._keep_pace()
+            await self._put_durably(self._capture(message, arrival))
+        except BaseException:
+            self._seen_at.pop(message.topic, None)  # it comes again, and is not too soon then
+            raise
         if arrival is None or message.is_retained:
             return None
         self._leftovers.discard(arrival.origin.path)
@@ -209,7 +213,11 @@ class TopicSource(Source):
         now = clock.monotonic()
         self._free_at = max(self._free_at, now - 1.0) + 1.0 / self._config.max_per_second
         if self._free_at > now:
-            await asyncio.sleep(self._free_at - now)
+            try:
+                await asyncio.sleep(self._free_at - now)
+            except asyncio.CancelledError:
+                self._free_at -= 1.0 / self._config.max_per_second  # its turn is free again
+                raise
 
     # --- what may come again
 

@@ -88,6 +88,42 @@ async def test_overlapping_subscriptions_give_each_taker_one_copy(mosquitto: Mos
         assert len(one) == 4
 
 
+async def test_a_message_that_waited_under_the_old_subscription_is_taken_after_an_overlapping_one_was_added(
+    mosquitto: Mosquitto,
+) -> None:
+    before, one, two = broker_at(mosquitto.url), list[Any](), list[Any]()
+    before.subscribe(["a/b/+"], collector([]), name="one")
+    async with running(before):
+        pass
+    async with running(broker_at(mosquitto.url, "other")) as other:
+        await other.publish("a/b/x", b"waited")
+    after = broker_at(mosquitto.url)
+    after.subscribe(["a/b/+"], collector(one), name="one")
+    after.subscribe(["a/+/x"], collector(two), name="two")
+    async with running(after):
+        await after.publish("a/b/x", b"new")
+        await after.publish("a/b/end", b"end")
+        await until(lambda: len(one) == 3, "everything came")
+        assert [message.payload for message in one] == [b"waited", b"new", b"end"]
+        assert [message.payload for message in two] == [b"waited", b"new"]
+
+
+async def test_a_plain_subscription_gets_what_the_shared_one_beside_it_gives_to_another_relay(
+    mosquitto: Mosquitto,
+) -> None:
+    both, other = broker_at(mosquitto.url, "both"), broker_at(mosquitto.url, "other")
+    plain, shared, elsewhere = list[Any](), list[Any](), list[Any]()
+    both.subscribe(["$share/relays/a/#"], collector(shared), name="shared")
+    both.subscribe(["a/#"], collector(plain), name="plain")
+    other.subscribe(["$share/relays/a/#"], collector(elsewhere), name="shared")
+    async with running(both), running(other):
+        for number in range(20):
+            await both.publish(f"a/{number}", b"")
+        await until(lambda: len(plain) + len(shared) + len(elsewhere) >= 40, "everything came")
+        assert len({message.topic for message in plain}) == len(plain) == 20
+        assert len({message.topic for message in (*shared, *elsewhere)}) == len(shared) + len(elsewhere) == 20
+
+
 async def test_shared_subscriptions_share(mosquitto: Mosquitto) -> None:
     first, second = broker_at(mosquitto.url, "one"), broker_at(mosquitto.url, "two")
     got: tuple[list[Any], list[Any]] = ([], [])
@@ -236,6 +272,12 @@ async def test_publishing_without_a_connection_is_unavailable_with_the_reason() 
             await broker.publish("a", b"")
 
 
+async def test_a_host_name_that_cannot_be_looked_up_is_said_and_tried_again() -> None:
+    async with running(broker_at("mqtt://a..b"), is_awaited=False) as broker:
+        await until(lambda: "a..b has no address" in broker.view().reason, "said")
+        assert broker.view().state == "waiting"
+
+
 async def test_a_connection_that_breaks_before_the_answer_is_unavailable(mosquitto: Mosquitto) -> None:
     async with running(broker_at(mosquitto.url)) as broker:
         mosquitto.freeze()
@@ -322,6 +364,17 @@ async def test_a_refused_subscription_is_a_fault_and_the_others_go_on(choosy: Mo
         assert good.reason == ""
         await broker.publish("open/a", b"")
         await until(lambda: got, "the other one works")
+
+
+async def test_a_message_comes_by_the_granted_subscription_where_an_overlapping_one_is_refused(
+    choosy: Mosquitto,
+) -> None:
+    broker, got = broker_at(choosy.url), list[Any]()
+    broker.subscribe(["+/b/x"], collector([]), name="bad")
+    broker.subscribe(["open/#"], collector(got), name="good")
+    async with running(broker):
+        await broker.publish("open/b/x", b"")
+        await until(lambda: got, "it came")
 
 
 async def test_messages_that_nobody_wants_any_more_are_let_go_and_said(mosquitto: Mosquitto) -> None:

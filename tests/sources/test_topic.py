@@ -202,6 +202,19 @@ async def test_messages_in_between_are_thinned_out_per_topic(mosquitto: Mosquitt
         assert {item.payload for item in made.items} == {b"0", b""}
 
 
+async def test_a_message_that_the_spool_refused_is_not_thinned_out_when_it_comes_again(
+    mosquitto: Mosquitto, spool: Spool
+) -> None:
+    broker = broker_at(mosquitto.url)
+    made = Taking(broker, spool, min_interval="60s")
+    made.is_full = True
+    async with made.run(), running(broker), running(broker_at(mosquitto.url, "other")) as other:
+        await other.publish("a/b", b"pressed")
+        await until(lambda: "no room" in broker.view().reason, "refused")
+        made.is_full = False
+        await until(lambda: made.items, "taken once there is room")
+
+
 async def test_too_large_a_message_is_refused_said_and_not_asked_for_again(mosquitto: Mosquitto, spool: Spool) -> None:
     async with taking(mosquitto, spool, max_message="1KB", max_topic="20B") as (made, broker):
         await broker.publish("a/b", b"x" * 1001)
@@ -222,6 +235,21 @@ async def test_a_flood_is_slowed_down_and_nothing_is_lost(mosquitto: Mosquitto, 
         assert clock.monotonic() - started > 1.2
 
 
+async def test_connections_that_break_do_not_use_up_the_pace(mosquitto: Mosquitto, spool: Spool) -> None:
+    broker = broker_at(mosquitto.url)
+    made = Taking(broker, spool, max_per_second=20)
+    async with made.run(), running(broker), running(broker_at(mosquitto.url, "other")) as other:
+        await asyncio.gather(*(other.publish("a/b", b"%d" % number) for number in range(120)))
+        for _ in range(3):
+            await until(lambda: broker.is_connected, "connected")
+            await asyncio.sleep(0.2)
+            wire = broker._wire
+            assert wire is not None
+            wire.close()
+            await until(lambda wire=wire: broker._wire is not wire, "broken")  # type: ignore[misc]
+        await until(lambda: spool.counters.items == 120, "all are taken at the configured pace", 12)
+
+
 async def test_silence_is_a_fault(mosquitto: Mosquitto, spool: Spool) -> None:
     async with taking(mosquitto, spool, expect_every="200ms") as (made, broker):
         await until(lambda: made.source.view().state == "fault", "silence is noticed")
@@ -239,6 +267,21 @@ async def test_two_sources_of_one_topic_each_get_it(mosquitto: Mosquitto, spool:
         await broker.publish("a/b", b"")
         await until(lambda: one.items and two.items, "both have it")
         assert (len(one.items), len(two.items)) == (1, 1)
+
+
+async def test_a_position_of_endless_digits_is_ignored_and_does_not_end_the_connection(
+    mosquitto: Mosquitto, spool: Spool
+) -> None:
+    broker = broker_at(mosquitto.url)
+    made = Taking(broker, spool)
+    made.surroundings.whereabouts.follow(broker, "a/gps")
+    async with made.run(), running(broker):
+        wire = broker._wire
+        await broker.publish("a/gps", b'{"latitude": ' + b"9" * 400 + b', "longitude": 1}')
+        await broker.publish("a/b", b"")
+        await until(lambda: len(made.items) == 2, "both are taken")
+        assert broker._wire is wire
+        assert made.surroundings.whereabouts.ignored == 1
 
 
 async def test_the_newest_fix_is_stamped_on_what_comes_after_it(mosquitto: Mosquitto, spool: Spool) -> None:
