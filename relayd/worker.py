@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from relayd import clock, rules
-from relayd.destinations.base import Attempt, Destination, DestinationConfig
+from relayd.destinations.base import Attempt, Destination, DestinationConfig, Step
 from relayd.errors import Rejected, SpoolError
 from relayd.files import printable
 from relayd.model import DestinationView, Device, Fields, Receipt
@@ -190,7 +190,7 @@ class Worker:
             arguments=self._arguments(begun),
             device=self._device,
             open_media=lambda: self._spool.open_media(begun.item.id),
-            store=self._spool,
+            store=_SureSteps(self._spool, self._surely),
             steps=begun.steps,
         )
 
@@ -249,7 +249,7 @@ class Worker:
                 )
             )
         self._log_failure(begun, verdict, error)
-        self._count(verdict)
+        self._count(verdict, is_probe=self._probe == delivery.id)
 
     async def _surely(self, record: Callable[[], Awaitable[None]]) -> None:
         """What happened outside must get into the table: until it is there, this delivery stays out, so that it is
@@ -274,16 +274,18 @@ class Worker:
 
     # --- pausing
 
-    def _count(self, verdict: Verdict) -> None:
+    def _count(self, verdict: Verdict, *, is_probe: bool) -> None:
         if not verdict.counts_as_failure:
             self._answered()
             return
         self._failures_in_a_row += 1
         if not (verdict.pauses or self._pause is not None or self._failures_in_a_row >= BREAKER_FAILURES):
             return
-        failures = 1 if self._pause is None else self._pause.failures + 1
         wait = verdict.retry_after_seconds
-        if wait is None:
+        if self._pause is not None and not is_probe and not wait:
+            return  # it was out when the pause began: the same outage, which must not count once for each that was out
+        failures = 1 if self._pause is None else self._pause.failures + is_probe
+        if not wait:  # a server that says 0 seconds wants no storm either
             wait = clock.jitter(self._backoff.ceiling_seconds(failures))
         if self._pause is None or self._pause.reason != verdict.reason:
             self._log.warning("%s pauses: %s; next try in %.0f s", self.name, verdict.reason, wait)
@@ -305,3 +307,17 @@ class Worker:
             self._log.error("%s (%s) failed at %s, attempt %d: %s", *words, exc_info=error)
         elif not verdict.pauses and delivery.attempts in TRIES_WORTH_A_LINE:
             self._log.warning("%s (%s) waits for %s after attempt %d: %s", *words)
+
+
+@dataclass(frozen=True, slots=True)
+class _SureSteps:
+    """Where an attempt keeps its steps: the result of one that has happened gets in, or the attempt does not go on."""
+
+    spool: Spool
+    surely: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
+
+    async def store_intent(self, delivery_id: int, name: str) -> None:
+        await self.spool.store_intent(delivery_id, name)
+
+    async def store_step(self, delivery_id: int, name: str, result: Step) -> None:
+        await self.surely(lambda: self.spool.store_step(delivery_id, name, result))

@@ -143,7 +143,9 @@ def record_ended(change: Change, delivery: int, state: State, outcome: Outcome, 
 
 
 def store_step(change: Change, delivery: int, name: str, result: Step | None) -> None:
-    """With None: the intent. A result takes the place of its intent."""
+    """With None: the intent. A result takes the place of its intent. Nothing is kept of a delivery that was purged."""
+    if change.db.execute("SELECT 1 FROM deliveries WHERE id = ?", (delivery,)).fetchone() is None:
+        return
     change.db.execute(
         "INSERT INTO steps (delivery, name, position, result)"
         " SELECT ?1, ?2, coalesce(max(position), 0) + 1, ?3 FROM steps WHERE delivery = ?1"
