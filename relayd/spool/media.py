@@ -133,11 +133,15 @@ class SpoolFolder:
             raise Rejected(f"the spooled file of item {item_id} is gone: run `relayd spool check`") from error
 
     def trouble_with(self, item_id: str, size_bytes: int) -> str | None:
-        """Why the media of an item is not what was accepted, as far as a look at its size can tell; None if it is."""
+        """Why the media of an item is not what was accepted, as far as a look at its size can tell; None if it is, or
+        if the disk will not say: then whoever reads it hears that, and nothing else waits for it."""
         try:
             found = self.path_of(item_id).lstat()
         except FileNotFoundError:
             return "the spooled file is gone"
+        except OSError as error:
+            log.warning("cannot look at the media of %s: %s", item_id, error.strerror)
+            return None
         if not stat.S_ISREG(found.st_mode) or found.st_size != size_bytes:
             return f"the spooled file has {found.st_size} bytes instead of {size_bytes}"
         return None

@@ -10,7 +10,7 @@ import pytest
 
 from relayd.model import Kind, Outcome, Priority, State
 from relayd.spool import Spool
-from tests.spool.rig import NOW, adds_up, begin, begun, config, message, opened, order
+from tests.spool.rig import NOW, adds_up, begin, begun, camera_file, config, message, opened, order
 
 
 async def put(spool: Spool, priority: Priority = Priority.NORMAL, *, now: float = NOW, size: int = 2) -> str:
@@ -140,3 +140,29 @@ async def test_an_item_without_its_media_dies_with_the_reason_and_does_not_hold_
         assert spool.counters.dead == 1
         assert spool.counters.destinations["nas"].dead == 1
         assert adds_up(spool)
+
+
+async def test_media_that_the_disk_will_not_show_holds_up_nobody_else_and_is_not_given_up(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"abc")
+    async with opened(config(tmp_path / "s")) as spool:
+        with camera_file(tmp_path / "a.jpg") as capture:
+            hidden = await spool.put(capture, [order("api", Priority.EMERGENCY)], now=NOW)
+        other = await put(spool)
+        shelf = spool.folder / "media" / hidden.id[-1]
+        shelf.rename(spool.folder / "elsewhere")
+        shelf.touch()
+        first = await begun(spool)
+        second = await begun(spool, exclude={first.delivery.id})
+        assert [first.item.id, second.item.id] == [hidden.id, other]
+        with pytest.raises(OSError, match="Not a directory"):
+            spool.open_media(hidden.id)
+        shelf.unlink()
+        (spool.folder / "elsewhere").rename(shelf)
+        with spool.open_media(hidden.id) as media:
+            assert media.read() == b"abc"
+
+
+async def test_a_step_of_a_delivery_that_was_purged_meanwhile_is_no_error(tmp_path: Path) -> None:
+    async with opened(config(tmp_path)) as spool:
+        await spool.store_intent(99, "sms")
+        await spool.store_step(99, "sms", {})
