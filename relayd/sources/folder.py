@@ -116,6 +116,8 @@ class FolderSource(Source):
             return f"It is in quarantine and stays where it is: {row.reason}."
         if row is not None:
             return f"It was taken as item {row.item_id} and is still in the folder. {self._faults.reason}".strip()
+        if not os.path.lexists(path) and not self._faults.reason:
+            return None
         return self._why_not_taken(inside)
 
     def _why_not_taken(self, inside: bytes) -> str:

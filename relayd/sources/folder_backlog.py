@@ -1,7 +1,8 @@
 """Which files of a drop folder are to be looked at, in which order, how many at once, and which have to wait.
 
 Promises: a bounded number of names remembered; what does not fit is left to the next scan, which is asked for as soon
-as there is room. Never two looks at one file at once. While the spool is full, one file at a time tries, now and then.
+as there is room. Never two looks at one file at once. What was just written goes before what the scan found. While the
+spool is full, a new file tries once at once (it may be urgent), and of those refused one at a time, now and then.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Backlog:
         self._quiet_seconds = quiet_seconds
         self._start = start
         self._hungry = hungry
+        self._fresh: OrderedDict[bytes, None] = OrderedDict()
         self._todo: OrderedDict[bytes, None] = OrderedDict()
         self._busy: set[bytes] = set()
         self._again: set[bytes] = set()
@@ -50,7 +52,7 @@ class Backlog:
 
     def held(self) -> frozenset[bytes]:
         """Every path that is remembered."""
-        return frozenset(self._todo) | frozenset(self._busy) | frozenset(self._parked)
+        return frozenset(self._fresh) | frozenset(self._todo) | frozenset(self._busy) | frozenset(self._parked)
 
     def is_busy(self, path: bytes) -> bool:
         return path in self._busy
@@ -61,11 +63,14 @@ class Backlog:
         return self._full_delay_seconds > 0
 
     def offer(self, path: bytes) -> None:
-        """Look at this file."""
+        """Look at this file, which was just written, before those of the scan."""
         if path in self._busy:
             self._again.add(path)
-        elif path in self._todo or len(self._todo) < MOST_NAMES:
-            self._todo[path] = None
+        elif path in self._todo and self.is_full:
+            return  # it was refused already, and takes its turn
+        elif path in self._fresh or len(self._fresh) < MOST_NAMES:
+            self._todo.pop(path, None)
+            self._fresh[path] = None
             self.start_more()
         else:
             self._has_more = True
@@ -74,7 +79,7 @@ class Backlog:
         """Look at these, in this order; `has_more`: they are not all that there are."""
         self._has_more = has_more
         for path in paths:
-            if path not in self._busy and path not in self._parked:
+            if path not in self._busy and path not in self._parked and path not in self._fresh:
                 self._todo[path] = None
         self.start_more()
 
@@ -92,17 +97,19 @@ class Backlog:
         allowed = self._concurrency
         if self.is_full:
             allowed = 1 if self._probe is None else 0
-        while self._todo and len(self._busy) < allowed and not self._is_stopped:
-            path, _ = self._todo.popitem(last=False)
-            self._busy.add(path)
-            self._start(path)
-        if self._has_more and len(self._todo) + len(self._parked) < MOST_NAMES // 2:
+        for names, most in ((self._fresh, self._concurrency), (self._todo, allowed)):
+            while names and len(self._busy) < most and not self._is_stopped:
+                path, _ = names.popitem(last=False)
+                self._busy.add(path)
+                self._start(path)
+        if self._has_more and len(self._fresh) + len(self._todo) + len(self._parked) < MOST_NAMES // 2:
             self._has_more = False
             self._hungry()
 
     def stop(self) -> None:
         """Begin nothing more."""
         self._is_stopped = True
+        self._fresh.clear()
         self._todo.clear()
         for path in tuple(self._parked):
             self.unpark(path)
@@ -176,6 +183,6 @@ class Backlog:
         """Why this file is still in its folder, if it is remembered."""
         if path in self._parked:
             return self._parked[path].reason
-        if path not in self._todo and path not in self._busy:
+        if path not in self._fresh and path not in self._todo and path not in self._busy:
             return None
         return "it waits for room in the spool" if self.is_full else "it is about to be taken"

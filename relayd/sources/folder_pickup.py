@@ -130,10 +130,12 @@ class Pickup:
     async def _look_and_act(self, path: bytes) -> None:
         try:
             look = await self._look(path)
-        except OSError as error:
+            self._no_longer_failing(path)
+            await self._act(path, look)
+        except (SpoolError, OSError) as error:
             self._failed(path, error)
-            return
-        self._no_longer_failing(path)
+
+    async def _act(self, path: bytes, look: Look) -> None:
         if isinstance(look, Ready):
             self.backlog.unpark(path)
             try:
@@ -189,6 +191,8 @@ class Pickup:
         except OSError as error:
             self.known.add(key_of(origin))
             self.cannot_remove(error)
+            if ready.file.is_finished:  # it stays in reach of its writer
+                await self._unshare(item)
             return
         if is_in_danger and ready.file.is_finished:
             await self._unshare(item)
