@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from relayd.cli.client import Document, escaped
-from relayd.cli.phrases import local, relative, size, took, when
+from relayd.cli.phrases import is_ahead, local, relative, size, took, when
 from relayd.cli.tables import Block, Column, Line, Table
 
 BY_HAND = "hand"
@@ -105,7 +105,8 @@ def _delivery(delivery: Mapping[str, Any], now: float) -> Iterator[Block]:
         state=delivery["state"],
     )
     if delivery["due_at"]:
-        yield Line(f"next try {when(delivery['due_at'], now)}", indent=2)
+        words = "next try" if is_ahead(delivery["due_at"], now) else "waits its turn (see `relayd why`), due since"
+        yield Line(f"{words} {when(delivery['due_at'], now)}", indent=2)
     if delivery["reason"] and not delivery["proof"]:
         yield Line(f"last answer: {escaped(delivery['reason'])}", indent=2)
     if delivery["proof"]:

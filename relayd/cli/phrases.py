@@ -64,6 +64,11 @@ def when(moment: str | None, now: float, *, never: str = "never") -> str:
     return never if moment is None else f"{local(moment, now)} ({relative(moment, now)})"
 
 
+def is_ahead(moment: str, now: float) -> bool:
+    """Whether this is still to come."""
+    return _unix(moment) > now
+
+
 def took(began: str, ended: str) -> str:
     """`0.3 s` up to a minute, then as a span."""
     seconds = max(0.0, _unix(ended) - _unix(began))

@@ -200,6 +200,17 @@ def test_a_quarantined_file_is_shown_with_its_reason() -> None:
     assert "front   1 min ago  cut.jpg: cut off" in page
 
 
+def test_a_delivery_whose_time_has_come_is_not_said_to_have_its_next_try_in_the_past() -> None:
+    detail = copy.deepcopy(DETAIL)
+    for delivery in detail["deliveries"]:
+        if delivery["due_at"]:
+            delivery["due_at"] = at(-90)
+    page = text(item_pages.one(detail, now=NOW))
+    assert "next try" not in page
+    assert "waits its turn (see `relayd why`), due since" in page
+    assert max(map(len, page.splitlines())) <= 80
+
+
 def test_one_item_shows_every_attempt() -> None:
     page = text(item_pages.one(DETAIL, now=NOW))
     for words in ("sha256 abab", "after 2 tries (incident media, high)", "next try", "in 12 s", "step upload: begun"):
