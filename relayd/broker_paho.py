@@ -8,9 +8,12 @@ that the broker is gone.
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import ssl
 import struct
+import sys
+import termios
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -47,6 +50,7 @@ class PatientPaho(mqtt.Client):
         self._unread = bytearray()
         self._to_skip = 0
         self._probes: deque[bool] = deque()
+        self._bytes_written = 0
         self.is_paused = False
         self.tls_error: str | None = None
 
@@ -186,6 +190,22 @@ class PatientPaho(mqtt.Client):
             sock.close()
             raise
         return sock
+
+    def _sock_send(self, buf: bytes | bytearray) -> int:
+        written = super()._sock_send(buf)
+        self._bytes_written += written
+        return written
+
+    def bytes_given(self) -> int:
+        """How much there is to write over this connection, from its beginning to now."""
+        return self._bytes_written + sum(packet["to_process"] for packet in self._out_packet)
+
+    def bytes_gone(self) -> int:
+        """How much the other end has taken of what we wrote over this connection."""
+        if self._sock is None:
+            return self._bytes_written
+        waiting = fcntl.ioctl(self._sock.fileno(), termios.TIOCOUTQ, b"\0" * 4)
+        return self._bytes_written - int.from_bytes(waiting, sys.byteorder)
 
     def acknowledge(self, acks: Iterable[tuple[int, int]]) -> None:
         """(QoS, packet id) of each message that is safe now: all in one write, in this order."""

@@ -183,13 +183,20 @@ class Wire(aiomqtt.Client):
         return (await self._answer(info.rc, info.mid))[0]
 
     async def _answer(self, rc: int, mid: int | None) -> list[int]:
+        """While the question is still on its way, however slowly, the answer is waited for: giving up would only send
+        it again."""
         if rc or mid is None or self.lost.done():
             raise self.lost.result() if self.lost.done() else ConnectionLost(mqtt.error_string(MQTTErrorCode(rc)))
         answer: asyncio.Future[list[int]] = self._loop.create_future()
         self._answers[mid] = answer
         try:
-            async with asyncio.timeout(self._settings.timeout_seconds):
-                return await answer
+            end, gone = self._paho.bytes_given(), -1
+            while not answer.done():
+                before, gone = gone, self._paho.bytes_gone()
+                if gone == before or before >= end:
+                    raise TimeoutError
+                await asyncio.wait([answer], timeout=self._settings.timeout_seconds)
+            return answer.result()
         finally:
             self._answers.pop(mid, None)
 

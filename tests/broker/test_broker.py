@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import suppress
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +288,70 @@ async def test_a_connection_that_breaks_before_the_answer_is_unavailable(mosquit
         mosquitto.kill()
         with pytest.raises(Unavailable):
             await publishing
+
+
+@asynccontextmanager
+async def slow_link(port: int, *, bytes_per_second: int = 10**9, answers: bool = True) -> AsyncIterator[str]:
+    """The address of a way to the broker that is slow, or brings nothing back after the welcome."""
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_up: bool) -> None:
+        while data := await reader.read(10_000):
+            if is_up or answers or data[0] >> 4 == 2:
+                writer.write(data)
+            if is_up:
+                await asyncio.sleep(len(data) / bytes_per_second)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, away = await asyncio.open_connection("127.0.0.1", port)
+        ways = [
+            asyncio.create_task(carry(reader, away, is_up=True)),
+            asyncio.create_task(carry(there, writer, is_up=False)),
+        ]
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        for way in ways:
+            way.cancel()
+        await asyncio.gather(*ways, return_exceptions=True)
+        for end in (away, writer):
+            end.close()
+            with suppress(OSError):
+                await end.wait_closed()
+        ended.set()
+
+    ended = asyncio.Event()
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    sock.bind(("127.0.0.1", 0))
+    server = await asyncio.start_server(serve, sock=sock, limit=4096)
+    try:
+        yield f"mqtt://127.0.0.1:{sock.getsockname()[1]}"
+    finally:
+        server.close()
+        await ended.wait()
+
+
+async def test_a_message_that_a_slow_link_carries_longer_than_an_answer_may_take_is_published_once(
+    mosquitto: Mosquitto,
+) -> None:
+    got: list[Any] = []
+    other = broker_at(mosquitto.url, "other")
+    other.subscribe(["a"], collector(got), name="test")
+    port = int(mosquitto.url.rpartition(":")[2])
+    async with running(other), slow_link(port, bytes_per_second=100_000) as url:
+        async with running(broker_at(url, connect_timeout="500ms")) as broker:
+            assert await broker.publish("a", b"x" * 300_000) == 0
+        assert len(got) == 1
+
+
+async def test_a_broker_that_never_answers_is_unavailable_however_much_else_is_sent(mosquitto: Mosquitto) -> None:
+    port = int(mosquitto.url.rpartition(":")[2])
+    async with slow_link(port, answers=False) as url, running(broker_at(url, connect_timeout="500ms")) as broker:
+        published = asyncio.create_task(broker.publish("a", b"x"))
+        async with asyncio.timeout(5):
+            while not published.done():
+                await broker.publish("b", b"x" * 100, qos=0)
+                await asyncio.sleep(0.02)
+        with pytest.raises(Unavailable, match="no answer"):
+            await published
 
 
 @pytest.mark.parametrize("topic", ["", "a/#", "a/+", "a\0b"])
