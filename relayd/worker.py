@@ -19,7 +19,7 @@ from relayd import clock, rules
 from relayd.destinations.base import Attempt, Destination, DestinationConfig, Step
 from relayd.errors import Rejected, SpoolError
 from relayd.files import printable
-from relayd.model import DestinationView, Device, Fields, Receipt
+from relayd.model import DestinationView, Device, Fields, Priority, Receipt
 from relayd.retry import BREAKER_FAILURES, Backoff, Verdict, judge
 from relayd.spool import Begun, Spool
 
@@ -44,7 +44,7 @@ class _Pause:
 
 
 class Worker:
-    """Carries out the deliveries of one destination, most urgent first, `concurrency` at a time."""
+    """Carries out the deliveries of one destination, most urgent first, `concurrency` at a time; one emergency more."""
 
     def __init__(
         self, destination: Destination, config: DestinationConfig, spool: Spool, device: Device, *, is_held: bool
@@ -115,7 +115,7 @@ class Worker:
 
     async def _fill(self, attempts: asyncio.TaskGroup) -> float:
         """Start what may start now; return how long nothing else can happen without a hint, in seconds."""
-        while len(self._out) < self._concurrency and not self._held:
+        while (least_urgent := self._least_urgent()) is not None:
             if self._pause is not None:
                 waiting_seconds = self._pause.until - clock.monotonic()
                 if waiting_seconds > 0:
@@ -123,9 +123,9 @@ class Worker:
                 if self._probe is not None:
                     return LOOK_AGAIN_SECONDS
             try:
-                begun = await self._begin()
+                begun = await self._begin(least_urgent)
                 if begun is None:
-                    return await self._until_due_seconds()
+                    return await self._until_due_seconds(least_urgent)
             except (SpoolError, sqlite3.Error, OSError) as error:
                 return self._spool_failed(error)
             self._spool_trouble = ""
@@ -133,18 +133,24 @@ class Worker:
             attempts.create_task(self._try(begun), name=f"deliver {begun.item.id} to {self.name}")
         return LOOK_AGAIN_SECONDS
 
-    async def _begin(self) -> Begun | None:
+    def _least_urgent(self) -> Priority | None:
+        """What may start now: anything while there is room, an emergency beside what fills the room, else None."""
+        if self._held or len(self._out) > self._concurrency:
+            return None
+        return Priority.BULK if len(self._out) < self._concurrency else Priority.EMERGENCY
+
+    async def _begin(self, least_urgent: Priority) -> Begun | None:
         """Pick and charge the next delivery; a probe avoids the item that the last probe failed with."""
         probe = self._pause is not None
         avoid = {self._failed_probe} if probe and self._failed_probe is not None else set()
-        begun = await self._begin_excluding(self._out.keys() | avoid, probe=probe)
+        begun = await self._begin_excluding(self._out.keys() | avoid, least_urgent, probe=probe)
         if begun is None and avoid:
-            begun = await self._begin_excluding(set(self._out), probe=probe)
+            begun = await self._begin_excluding(set(self._out), least_urgent, probe=probe)
         if begun is not None and probe:
             self._probe = begun.delivery.id
         return begun
 
-    async def _begin_excluding(self, exclude: set[int], *, probe: bool) -> Begun | None:
+    async def _begin_excluding(self, exclude: set[int], least_urgent: Priority, *, probe: bool) -> Begun | None:
         return await self._spool.begin(
             self.name,
             now=clock.now(),
@@ -152,12 +158,17 @@ class Worker:
             delay=lambda attempts: clock.jitter(self._backoff.ceiling_seconds(attempts)),
             exclude=exclude,
             probe=probe,
+            least_urgent=least_urgent,
         )
 
-    async def _until_due_seconds(self) -> float:
+    async def _until_due_seconds(self, least_urgent: Priority) -> float:
         now = clock.now()
         due_at = await self._spool.next_due(
-            self.name, now=now, longest_backoff=self._backoff.cap_seconds, exclude=self._out.keys()
+            self.name,
+            now=now,
+            longest_backoff=self._backoff.cap_seconds,
+            exclude=self._out.keys(),
+            least_urgent=least_urgent,
         )
         return LOOK_AGAIN_SECONDS if due_at is None else min(max(due_at - now, 0.0), LOOK_AGAIN_SECONDS)
 

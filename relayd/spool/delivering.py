@@ -25,13 +25,19 @@ FIRST_KEPT, LAST_KEPT = 5, 50
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """What a worker asks for. A delivery is due when its time has come, or when its time is so far off that only a
-    clock that jumped can have set it."""
+    clock that jumped can have set it. Nothing less urgent than `least_urgent` is looked at."""
 
     destination: str
     now: float
     longest_backoff: float
     exclude: Collection[int]
     probe: bool = False
+    least_urgent: Priority = Priority.BULK
+
+    @property
+    def classes(self) -> list[Priority]:
+        """The priorities to look at, most urgent first."""
+        return [priority for priority in Priority if priority <= self.least_urgent]
 
 
 def begin(
@@ -57,7 +63,7 @@ def begin(
 
 def pick(db: sqlite3.Connection, wanted: Wanted) -> sqlite3.Row | None:
     """The row of the delivery to try next: most urgent class first, longest due first within it."""
-    for priority in Priority:
+    for priority in wanted.classes:
         due = _first_due(db, wanted, priority)
         if due:
             return _smallest(db, due) if wanted.probe else due[0]
@@ -67,7 +73,7 @@ def pick(db: sqlite3.Connection, wanted: Wanted) -> sqlite3.Row | None:
 def next_due(db: sqlite3.Connection, wanted: Wanted) -> float | None:
     """When `begin` will have something, None if nothing is owed. Not later than `now` if it has something already."""
     moments = []
-    for priority in Priority:
+    for priority in wanted.classes:
         if _first_due(db, wanted, priority):
             return wanted.now
         later = db.execute(

@@ -93,22 +93,41 @@ class Spool(Desk):
         delay: Callable[[int], float],
         exclude: Collection[int],
         probe: bool,
+        least_urgent: Priority = Priority.BULK,
     ) -> Begun | None:
         """Pick the delivery to try next and charge it, durably: due again after `delay(attempts)`. None: nothing due.
 
         `exclude` are ids that are out now. With `probe`: of the most urgent class with work, the smallest of the first.
+        Less urgent ones than `least_urgent` are left alone.
         """
         wanted = Wanted(
-            destination=destination, now=now, longest_backoff=longest_backoff, exclude=frozenset(exclude), probe=probe
+            destination=destination,
+            now=now,
+            longest_backoff=longest_backoff,
+            exclude=frozenset(exclude),
+            probe=probe,
+            least_urgent=least_urgent,
         )
         trouble_with = self._engine.folder.trouble_with
         return await self._write(partial(delivering.begin, wanted=wanted, delay=delay, trouble_with=trouble_with))
 
     async def next_due(
-        self, destination: str, *, now: float, longest_backoff: float, exclude: Collection[int]
+        self,
+        destination: str,
+        *,
+        now: float,
+        longest_backoff: float,
+        exclude: Collection[int],
+        least_urgent: Priority = Priority.BULK,
     ) -> float | None:
         """When `begin` will have something; None if nothing is owed."""
-        wanted = Wanted(destination=destination, now=now, longest_backoff=longest_backoff, exclude=frozenset(exclude))
+        wanted = Wanted(
+            destination=destination,
+            now=now,
+            longest_backoff=longest_backoff,
+            exclude=frozenset(exclude),
+            least_urgent=least_urgent,
+        )
         return await self._engine.read(delivering.next_due, wanted)
 
     def open_media(self, item_id: str) -> BinaryIO:

@@ -69,6 +69,29 @@ async def test_no_more_than_the_configured_number_is_out_at_once(it: Stage) -> N
     assert most == 3
 
 
+async def test_an_emergency_starts_at_once_beside_uploads_that_fill_every_place(it: Stage) -> None:
+    gate = asyncio.Event()
+
+    async def slow_but_for_emergencies(attempt: Attempt) -> Receipt:
+        if attempt.delivery.priority is not Priority.EMERGENCY:
+            await gate.wait()
+        return DONE
+
+    for number in range(6):
+        await it.put(f"bulk{number}", order("there", Priority.BULK))
+    there = Played("there", slow_but_for_emergencies)
+    worker = it.start(there, concurrency=2)
+    await it.until(lambda: worker.view().under_way == 2, "both places are taken")
+    await it.put("high", order("there", Priority.HIGH))
+    for number in range(3):
+        await it.put(f"panic{number}", order("there", Priority.EMERGENCY))
+    await it.until(lambda: it.spool.counters.delivered == 3, "the emergencies went", 3)
+    assert "high" not in there.seen, "the extra place is for emergencies alone"
+    assert worker.view().under_way == 2
+    gate.set()
+    await it.until(lambda: it.spool.counters.delivered == 10, "all went")
+
+
 async def test_a_poison_item_backs_off_alone_and_never_holds_up_the_line(it: Stage) -> None:
     async def picky(attempt: Attempt) -> Receipt:
         if attempt.item.name == "poison":
