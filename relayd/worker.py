@@ -13,13 +13,12 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
-from relayd import clock, rules
+from relayd import clock
+from relayd.arguments import arguments_of
 from relayd.destinations.base import Attempt, Destination, DestinationConfig, Step
-from relayd.errors import Rejected, SpoolError
+from relayd.errors import SpoolError
 from relayd.files import printable
-from relayd.model import DestinationView, Device, Fields, Priority, Receipt
+from relayd.model import DestinationView, Device, Priority, Receipt
 from relayd.retry import BREAKER_FAILURES, Backoff, Verdict, judge
 from relayd.spool import Begun, Spool
 
@@ -198,29 +197,12 @@ class Worker:
         return Attempt(
             item=begun.item,
             delivery=begun.delivery,
-            arguments=self._arguments(begun),
+            arguments=arguments_of(begun.delivery, begun.item, self._device, self._destination.actions),
             device=self._device,
             open_media=lambda: self._spool.open_media(begun.item.id),
             store=_SureSteps(self._spool, self._surely),
             steps=begun.steps,
         )
-
-    def _arguments(self, begun: Begun) -> Fields:
-        """The action's arguments, templates filled in and checked. Raises Rejected in words."""
-        delivery = begun.delivery
-        model = self._destination.actions.get(delivery.action)
-        if model is None:
-            raise Rejected(f"{self.name} has no action {delivery.action!r}")
-        context = rules.context(begun.item, self._device, receipt=delivery.parent_receipt)
-        try:
-            filled = rules.render(delivery.arguments, context)
-            return model.model_validate(dict(filled)).model_dump(mode="json")
-        except rules.TemplateError as error:
-            raise Rejected(f"rule {delivery.rule!r}: {error}") from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise Rejected(f"rule {delivery.rule!r}: argument {key}: {first['msg']}") from error
 
     # --- recording
 

@@ -28,7 +28,7 @@ class DestinationConfig(Section):
     type: str
     """Which API this is."""
     concurrency: int = Field(default=2, ge=1, le=32)
-    """How many deliveries may be under way at once."""
+    """How many deliveries may be under way at once; one of priority `emergency` may go beside them."""
     backoff_first: Duration = written("1s", gt=0)
     """Longest wait after the first failure; it doubles with each further one, and the wait is drawn from 0 to it."""
     backoff_cap: Duration = written("5m", gt=0)

@@ -1,0 +1,31 @@
+"""What an action is given: the arguments of a delivery, templates filled in and checked against the action's model.
+
+Promises: pure; whatever is wrong with them is a Rejected in words, so that it shows on the item and stops nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ValidationError
+
+from relayd import rules
+from relayd.errors import Rejected
+from relayd.model import Delivery, Device, Fields, Item
+
+
+def arguments_of(delivery: Delivery, item: Item, device: Device, actions: Mapping[str, type[BaseModel]]) -> Fields:
+    """The arguments as the action's model has them, under the names of the configuration. Raises Rejected."""
+    model = actions.get(delivery.action)
+    if model is None:
+        raise Rejected(f"{delivery.destination} has no action {delivery.action!r}")
+    context = rules.context(item, device, receipt=delivery.parent_receipt)
+    try:
+        filled = rules.render(delivery.arguments, context)
+        return model.model_validate(dict(filled)).model_dump(mode="json", by_alias=True)
+    except rules.TemplateError as error:
+        raise Rejected(f"rule {delivery.rule!r}: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise Rejected(f"rule {delivery.rule!r}: argument {key}: {first['msg']}") from error
