@@ -6,11 +6,12 @@ Promises: pure; no I/O and no clock of its own. Field names are the same on the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 from relayd.clock import rfc3339
 from relayd.files import printable
-from relayd.model import Delivery, DestinationView, Item, Location, Outcome, State
+from relayd.model import Delivery, DestinationView, Item, Outcome, State
 from relayd.spool import AttemptRecord, DeliveryDetail, ItemDetail, ItemSummary, QuarantinedFile
 
 ViewOf = Callable[[str], DestinationView | None]
@@ -57,7 +58,7 @@ def item_document(detail: ItemDetail) -> dict[str, Any]:
         "md5": item.md5,
         "topic": item.topic,
         "attributes": dict(item.attributes),
-        "location": _location(item.location),
+        "location": None if item.location is None else asdict(item.location),
         "origin_path": item.origin_path,
         "content_kept": detail.has_content,
         "ended_at": _time(detail.ended_at),
@@ -112,17 +113,6 @@ def _attempt(record: AttemptRecord) -> dict[str, Any]:
         "ended_at": _time(record.ended_at),
         "outcome": record.outcome.value,
         "reason": record.reason,
-    }
-
-
-def _location(location: Location | None) -> dict[str, Any] | None:
-    if location is None:
-        return None
-    return {
-        "latitude": location.latitude,
-        "longitude": location.longitude,
-        "accuracy_meters": location.accuracy_meters,
-        "age_seconds": location.age_seconds,
     }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
@@ -241,15 +241,8 @@ def _likeness(order: Order) -> JSON:
     return [order.destination, order.action, dict(order.arguments), [_likeness(follower) for follower in order.then]]
 
 
-def _place(location: Location | None) -> dict[str, float | None] | None:
-    if location is None:
-        return None
-    return {
-        "latitude": location.latitude,
-        "longitude": location.longitude,
-        "accuracy_meters": location.accuracy_meters,
-        "age_seconds": location.age_seconds,
-    }
+def _place(location: Location | None) -> dict[str, Any] | None:
+    return None if location is None else asdict(location)
 
 
 def _payload(item: Item) -> JSON:

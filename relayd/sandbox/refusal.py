@@ -6,6 +6,7 @@ Promises: codes, statuses and messages are the documented ones, so that a client
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from xml.sax.saxutils import escape
 
@@ -41,11 +42,11 @@ STATUS_OF_CODE: Mapping[str, int] = {
 }
 
 
-class Refusal(Exception):
+class Refusal(ABC, Exception):
     """A request that is not done; `answer()` is what the client gets."""
 
-    def answer(self) -> web.Response:
-        raise NotImplementedError
+    @abstractmethod
+    def answer(self) -> web.Response: ...
 
 
 class StorageRefusal(Refusal):
