@@ -2,7 +2,8 @@
 
 One mosquitto keeps the same backlog (QoS 1, 200 bytes) for each contestant's session; each drains it alone:
 mosquitto_sub and aiomqtt as they come, which keep nothing, and the relay, which acknowledges after the commit.
-thingsboard-gateway is not run here: it takes nothing from a broker until a ThingsBoard server has accepted it.
+With --thingsboard PYTHON (one that has thingsboard-gateway installed) it runs too: its rate is that of its storage,
+but it acknowledges before it stores (see contestants.py).
 A backlog is at most 50,000 messages: with more than 65,535 for one session mosquitto 2.0 stalls, mosquitto_sub as well.
 What is asked for beyond that reaches the relay alone, in waves of as many.
 """
@@ -13,6 +14,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import sqlite3
 import statistics
 import subprocess
@@ -25,6 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench.contestants import ThingsBoard
 from relayd.broker import Broker, BrokerConfig
 from relayd.intake import Intake
 from relayd.model import Capture, Device, Item
@@ -89,12 +92,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--messages", type=int, default=30_000)
     parser.add_argument("--check", action="store_true", help="fail where a limit does not hold")
+    parser.add_argument("--thingsboard", metavar="PYTHON", help="a python that has thingsboard-gateway installed")
     given = parser.parse_args()
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="relayd-bench-ingest-") as folder:
         broker = Mosquitto(Path(folder) / "broker", is_persistent=False).start()
         try:
             drained = _drain_all(broker, Path(folder), given.messages, figures)
+            if given.thingsboard:
+                drained += _thingsboard(given.thingsboard, broker, Path(folder), min(given.messages, WAVE))
             figures["p99 of 200 messages a second (ms)"] = asyncio.run(_trickle(broker, Path(folder)))
         finally:
             broker.kill()
@@ -192,6 +198,31 @@ def _relay(process: subprocess.Popen[bytes], database: Path, count: int) -> Drai
         time.sleep(0.02)
     share = count / max(1, count - before)
     return Drained("relayd", (time.monotonic() - began) * share, (_cpu(process.pid) - cpu) * share, is_durable=True)
+
+
+def _thingsboard(python: str, broker: Mosquitto, folder: Path, count: int) -> list[Drained]:
+    """From the moment it goes on to its last stored message; by then the relay has ended, and its session is gone."""
+    gateway = ThingsBoard(python, folder / "thingsboard", broker.port)
+    if not gateway.is_installed:
+        print(f"thingsboard-gateway is left out: {python} does not have it")
+        return []
+    relay = ["mosquitto_sub", "-p", str(broker.port), "-i", "relayd-bench-local", "-t", "bench/none", "-E"]
+    subprocess.run([*relay, "-V", "5", "-c", "-U", "bench/#"], check=True)
+    process = gateway.start()
+    try:
+        _publish(broker, count)
+        began, cpu, stored = time.monotonic(), _cpu(process.pid), 0
+        process.send_signal(signal.SIGCONT)
+        while stored < count:
+            assert process.poll() is None, "thingsboard-gateway ended by itself"
+            assert time.monotonic() < began + 180, f"thingsboard-gateway: only {stored} stored"
+            time.sleep(0.02)
+            stored = gateway.stored()
+        seconds, spent = time.monotonic() - began, _cpu(process.pid) - cpu
+    finally:
+        process.kill()
+        process.wait()
+    return [Drained("thingsboard-gw", seconds, spent, is_durable=False)]
 
 
 def _items(database: Path) -> int:
