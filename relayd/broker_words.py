@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from relayd.errors import DeliveryError, Rejected, TryAgain, Unavailable
+from relayd.errors import DeliveryError, NotAllowed, Rejected, TryAgain, Unavailable
 
 FIRST_BAD = 0x80
 UNSUPPORTED_VERSION = 0x84
@@ -74,6 +74,7 @@ def in_words(code: int) -> str:
 
 
 _NEVER = {0x90, 0x95, 0x99, 0x9A, 0x9B}
+NOT_AUTHORIZED = 0x87
 _OF_ITS_OWN = {0x80, 0x83, 0x87, 0x92}
 
 
@@ -82,4 +83,6 @@ def refusal(broker: str, topic: str, code: int) -> DeliveryError:
     text = f"broker {broker} does not take a message under {topic!a}: {in_words(code)}"
     if code in _NEVER:
         return Rejected(text)
+    if code == NOT_AUTHORIZED:
+        return NotAllowed(f"{text}; {meaning(code).remedy}")
     return TryAgain(f"{text}; {meaning(code).remedy}") if code in _OF_ITS_OWN else Unavailable(text)

@@ -117,6 +117,10 @@ class TryAgain(DeliveryError):
     """This attempt failed for a reason of its own (a 500, a lost answer): back off; the destination goes on."""
 
 
+class NotAllowed(TryAgain):
+    """A right is missing for this delivery (an MQTT topic): a person has to grant it. A fault if nothing else works."""
+
+
 # --- people and programs that talk to a running relay
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from relayd.errors import LoginRefused, NotReady, Rejected, RelaydError, Rewind, TryAgain, Unavailable
+from relayd.errors import LoginRefused, NotAllowed, NotReady, Rejected, RelaydError, Rewind, TryAgain, Unavailable
 from relayd.model import Outcome, State
 
 BREAKER_FAILURES = 5
@@ -88,7 +88,13 @@ def judge(error: Exception, *, attempts: int, backoff: Backoff) -> Verdict:
         case Rejected():
             return Verdict(outcome=Outcome.REJECTED, reason=reason, ends_as=State.DEAD)
         case TryAgain():
-            return Verdict(outcome=Outcome.FAILED, reason=reason, ceiling_seconds=ceiling, counts_as_failure=True)
+            return Verdict(
+                outcome=Outcome.FAILED,
+                reason=reason,
+                ceiling_seconds=ceiling,
+                is_fault=isinstance(error, NotAllowed),
+                counts_as_failure=True,
+            )
         case _:
             return Verdict(
                 outcome=Outcome.FAILED,

@@ -11,7 +11,7 @@ import pytest
 
 from relayd import clock
 from relayd.destinations.base import Attempt
-from relayd.errors import LoginRefused, NotReady, Rejected, Rewind, SpoolFull, TryAgain, Unavailable
+from relayd.errors import LoginRefused, NotAllowed, NotReady, Rejected, Rewind, SpoolFull, TryAgain, Unavailable
 from relayd.journal import Calm
 from relayd.model import Order, Priority, Receipt
 from tests.worker.stage import Played, Stage, order, stage
@@ -217,6 +217,17 @@ async def test_a_refused_login_is_a_fault_that_keeps_the_items(it: Stage) -> Non
     worker = it.start(Played("there", refuse))
     await it.until(lambda: worker.view().state == "fault", "it is a fault")
     assert "client_secret" in worker.view().reason
+    assert await it.state(item) == "pending"
+
+
+async def test_a_right_that_is_missing_for_everything_is_a_fault_that_keeps_the_items(it: Stage) -> None:
+    async def refuse(_: Attempt) -> Receipt:
+        raise NotAllowed("broker local does not take a message under 'a/b': not authorized (0x87)")
+
+    item = await it.put("kept")
+    worker = it.start(Played("there", refuse))
+    await it.until(lambda: worker.view().state == "fault", "it is a fault")
+    assert "0x87" in worker.view().reason
     assert await it.state(item) == "pending"
 
 
