@@ -118,7 +118,7 @@ async def test_while_the_spool_is_full_messages_stay_at_the_broker(mosquitto: Mo
         await until(lambda: "no room" in broker.view().reason, "the reason is shown")
         assert made.source.view().state == "waiting"
         made.is_full = False
-        await until(lambda: spool.counters.items == 20, "all are taken once there is room", 30)
+        await until(lambda: spool.counters.items == len(made.items) == 20, "all are taken once there is room", 30)
         assert sorted(int(item.payload or b"") for item in made.items) == list(range(20))
 
 
