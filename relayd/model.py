@@ -180,7 +180,9 @@ class Order:
     """One delivery that a rule, a person or a `then` asks for: what `deliver = [{…}]` says, not yet in the spool.
 
     `arguments` are kept as written: text fields are templates, filled in when the delivery is tried.
-    `then` holds follow-up orders, created in the transaction that stores this delivery's receipt.
+    `then` holds follow-up orders, created in the transaction that stores this delivery's receipt. `incident` is the id
+    of the incident it belongs to, else empty. `needs` names remote ids of that incident without which it cannot be
+    tried: `DESTINATION.NAME` for one that this destination gives, `NAME` for one from anywhere.
     """
 
     destination: str
@@ -189,6 +191,8 @@ class Order:
     rule: str
     arguments: Fields = field(default_factory=dict)
     then: tuple[Order, ...] = ()
+    incident: str = ""
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +200,8 @@ class Delivery:
     """One action owed to one destination for one item, as its row says.
 
     `attempts` counts the tries begun, this one included. `parent_receipt` is the receipt of the delivery whose `then`
-    created this one, else empty. `reason` is the last answer in words, for people.
+    created this one, else empty. `reason` is the last answer in words, for people. `incident` is the id of the incident
+    it belongs to, else empty; `waits_for` are the remote ids of it that are not known yet.
     """
 
     id: int
@@ -213,6 +218,40 @@ class Delivery:
     then: tuple[Order, ...] = ()
     parent_receipt: Fields = field(default_factory=dict)
     reason: str = ""
+    incident: str = ""
+    waits_for: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """What a rule with `incident` asks for: open one under `key`, or join the one that is open; or, with `closes`, close
+    it. `collect` are the sources whose items belong to it, from `before_seconds` before it opens to `after_seconds` after
+    the last message under its key."""
+
+    rule: str
+    key: str
+    collect: tuple[str, ...]
+    before_seconds: float
+    after_seconds: float
+    closes: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incident:
+    """What ties the items of one event together. `starts_at` to `ends_at` is the span in which items of the `collect`
+    sources belong to it; `ends_at` moves with each further message under its key. `remote` is destination → what it
+    calls this incident (`report_id`, `stream_id`, …), as far as known. `closed_at` is None while it is open."""
+
+    id: str
+    key: str
+    rule: str
+    collect: tuple[str, ...]
+    opened_at: float
+    starts_at: float
+    ends_at: float
+    closed_at: float | None = None
+    close_reason: str = ""
+    remote: Mapping[str, Fields] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
@@ -40,6 +40,8 @@ class Models:
     config: type[DestinationConfig]
     actions: Mapping[str, type[BaseModel]]
     receipt: frozenset[str] | None
+    opens: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    needs: Mapping[str, str] = field(default_factory=dict)
 
 
 def is_planned(type_name: str) -> bool:
@@ -58,7 +60,13 @@ def models(type_name: str) -> Models:
         planned: Models = _load(PLANNED[type_name])
         return planned
     built: type[Destination] = _load(TYPES[type_name])
-    return Models(config=built.Config, actions=built.actions, receipt=built.receipt_fields)
+    return Models(
+        config=built.Config,
+        actions=built.actions,
+        receipt=built.receipt_fields,
+        opens=built.opens,
+        needs=built.needs,
+    )
 
 
 def build(name: str, config: DestinationConfig, surroundings: Surroundings) -> Destination:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 
 from relayd.errors import Rejected
 from relayd.fields import Duration, Section, written
-from relayd.model import JSON, Delivery, Device, Fields, Finding, Item, Kind, Receipt
+from relayd.model import JSON, Delivery, Device, Fields, Finding, Incident, Item, Kind, Receipt
 
 Step = dict[str, JSON]
 
@@ -56,6 +56,7 @@ class Attempt:
         delivery: Delivery,
         arguments: Fields,
         device: Device,
+        incident: Incident | None = None,
         open_media: Callable[[], BinaryIO],
         store: StepStore,
         steps: Mapping[str, Step | None],
@@ -64,6 +65,7 @@ class Attempt:
         self.delivery = delivery
         self.arguments = arguments
         self.device = device
+        self.incident = incident
         self._open_media = open_media
         self._store = store
         self._steps = dict(steps)
@@ -92,6 +94,16 @@ class Attempt:
                 f"the spooled file has {found} bytes instead of {self.item.size_bytes}: run `relayd spool check`"
             )
         return stream
+
+    def remote(self, name: str) -> JSON:
+        """What this destination calls the incident of this delivery (`report_id`, `stream_id`). Raises Rejected if it
+        belongs to no incident, or to one that has no such id: the spool holds deliveries back until it is known."""
+        if self.incident is None:
+            raise Rejected(f"no {name} is given, and the item belongs to no incident that has one")
+        found = self.incident.remote.get(self.delivery.destination, {}).get(name)
+        if found is None:
+            raise Rejected(f"incident {self.incident.id} has no {name} at {self.delivery.destination}")
+        return found
 
     def recall(self, name: str) -> Step | None:
         """The stored result of a step, or None if it never returned."""
@@ -147,6 +159,13 @@ class Destination(ABC):
 
     receipt_fields: ClassVar[frozenset[str] | None] = None
     """What a receipt's fields are called, for the check of texts in `then`; None: whatever the server answers."""
+
+    opens: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Action → the receipt fields that name an incident at this destination (`report` → `report_id`). Such an action is
+    ordered once for an incident, whatever number of messages join it."""
+
+    needs: ClassVar[Mapping[str, str]] = {}
+    """Action → the remote id of the incident without which it cannot be tried, unless it is given as an argument."""
 
     name: str
 

@@ -162,6 +162,8 @@ def _plain(order: Order) -> dict[str, Any]:
         "rule": order.rule,
         "arguments": dict(order.arguments),
         "then": [_plain(one) for one in order.then],
+        "incident": order.incident,
+        "needs": list(order.needs),
     }
 
 
@@ -173,4 +175,6 @@ def _order(entry: dict[str, Any]) -> Order:
         rule=entry["rule"],
         arguments=entry["arguments"],
         then=tuple(_order(one) for one in entry["then"]),
+        incident=entry.get("incident", ""),
+        needs=tuple(entry.get("needs", ())),
     )
