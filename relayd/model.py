@@ -224,9 +224,9 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opening:
-    """What a rule with `incident` asks for: open one under `key`, or join the one that is open; or, with `closes`, close
-    it. `collect` are the sources whose items belong to it, from `before_seconds` before it opens to `after_seconds` after
-    the last message under its key."""
+    """What a rule with `incident` asks for: open one under `key`, or join the one that is open; or, with `closes`,
+    close it. `collect` are the sources whose items belong to it, from `before_seconds` before it opens to
+    `after_seconds` after the last message under its key."""
 
     rule: str
     key: str
