@@ -17,6 +17,7 @@ from relayd.destinations.base import Destination, DestinationConfig
 from relayd.surroundings import Surroundings
 
 TYPES: Mapping[str, str] = {
+    "folder": "relayd.destinations.copy:Copy",
     "mqtt": "relayd.destinations.publish:Publish",
     "rapidsos": "relayd.destinations.rapidsos:RapidSOS",
     "webhook": "relayd.destinations.webhook:Webhook",
@@ -28,7 +29,6 @@ PLANNED: Mapping[str, str] = {
     "sayvu": "relayd.destinations.sayvu:PLANNED",
     "cachet": "relayd.destinations.cachet:PLANNED",
     "watcher": "relayd.destinations.watcher:PLANNED",
-    "folder": "relayd.destinations.copy:PLANNED",
 }
 """Type → its models, where nothing delivers yet."""
 

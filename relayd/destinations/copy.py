@@ -1,26 +1,69 @@
-"""A folder as a destination: a USB disk, a network drive. So far its configuration only."""
+"""A folder as a destination: a USB disk, a network drive.
+
+Promises: a copy appears under its name only when it is whole: written beside it, fsynced, read back from the disk,
+renamed, and the folder fsynced. Nothing that is there already is overwritten: a file with the same content is the copy
+(of an earlier try), one with other content gets a neighbour whose name carries the item's id. No symbolic link below
+the folder is followed. While the disk is absent, full or read-only, everything waits.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import errno
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from relayd.destinations import Models
-from relayd.destinations.base import DestinationConfig
+from relayd.destinations.base import Attempt, Destination, DestinationConfig
+from relayd.errors import DeliveryError, Rejected, TryAgain, Unavailable
 from relayd.fields import Section, Size, written
+from relayd.files import FOLDER_FLAGS, fsync_folder, parent_of, printable, safe_name
+from relayd.model import Finding, Kind, Receipt
+
+if TYPE_CHECKING:
+    from relayd.surroundings import Surroundings
+
+BLOCK_BYTES = 256 * 1024
+DEEPEST = 16
+"""How many sub-folders a copy may lie below the folder."""
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+_OLD_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_AWAY = {
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ENODEV,
+    errno.ENXIO,
+    errno.EIO,
+    errno.ESTALE,
+    errno.EHOSTDOWN,
+    errno.ETIMEDOUT,
+}
+_REMEDIES = {
+    errno.ENOSPC: "it is full: make room, or exchange the disk",
+    errno.EDQUOT: "the quota is used up: make room",
+    errno.EROFS: "it is mounted read-only: check the disk and mount it writable",
+    errno.EACCES: "relayd may not write there: give the user relayd the right",
+    errno.EPERM: "relayd may not write there: give the user relayd the right",
+}
 
 
 class CopyConfig(DestinationConfig):
-    """A folder that media is copied to."""
+    """A folder that items are copied to."""
 
     type: Literal["folder"]
     """Always `folder`."""
     path: Annotated[Path, Field(examples=["/media/usb/relayd"])]
     """The folder; it must be there already, so that a missing disk is noticed."""
+    must_be_mounted: bool = False
+    """The folder is a mount point: as long as nothing is mounted there, everything waits."""
     min_free: Size = written("100MB", ge=0)
-    """Nothing is copied while less than this is free on it."""
+    """Nothing is copied while less than this would be free on it."""
 
     @field_validator("path")
     @classmethod
@@ -34,7 +77,180 @@ class CopyArguments(Section):
     """`copy`: copy the item."""
 
     path: Annotated[str, Field(min_length=1)] = "{{ item.name }}"
-    """Where below the folder; sub-folders are made."""
+    """Where below the folder; sub-folders are made. Each part becomes a name that every file system takes."""
 
 
-PLANNED = Models(config=CopyConfig, actions={"copy": CopyArguments}, receipt=frozenset({"path"}))
+class Copy(Destination):
+    """One folder."""
+
+    Config = CopyConfig
+    actions: ClassVar = {"copy": CopyArguments}
+    receipt_fields = frozenset({"path"})
+
+    def __init__(self, name: str, config: CopyConfig, surroundings: Surroundings | None = None) -> None:
+        self.name = name
+        self._config = config
+
+    async def deliver(self, attempt: Attempt) -> Receipt:
+        """Copy, or find the copy of an earlier try. The receipt's `path` is the whole path of the copy."""
+        stop = threading.Event()
+        try:
+            return await asyncio.to_thread(self._copy, attempt, stop)
+        except OSError as error:
+            raise self._trouble(error) from error
+        finally:
+            stop.set()
+
+    async def check(self) -> list[Finding]:
+        """Is the folder there, may relayd write to it, is there room. Leaves nothing behind."""
+        subject = f"{self.name}: folder"
+        try:
+            free_bytes = await asyncio.to_thread(self._try_out)
+        except (OSError, DeliveryError) as error:
+            said = self._trouble(error) if isinstance(error, OSError) else error
+            remedy = f"plug the disk in or mount it, and let the user relayd write to {self._config.path}"
+            return [Finding(subject=subject, is_good=False, text=str(said), remedy=remedy)]
+        text = f"{self._config.path} takes files, {free_bytes // 1_000_000} MB are free"
+        return [Finding(subject=subject, is_good=True, text=text)]
+
+    # --- in a thread
+
+    def _copy(self, attempt: Attempt, stop: threading.Event) -> Receipt:
+        item = attempt.item
+        parts = _parts(str(attempt.arguments["path"]), item.id)
+        with self._opened() as folder_fd:
+            self._look_for_room(folder_fd, item.size_bytes)
+            _make_folders(folder_fd, parts[:-1])
+            with parent_of(folder_fd, "/".join(parts).encode()) as (parent_fd, _):
+                parent = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent_fd)
+                try:
+                    name = _place(parent, (parts[-1], _with_id(parts[-1], item.id)), attempt, stop)
+                finally:
+                    os.close(parent)
+        path = self._config.path.joinpath(*parts[:-1], name)
+        proof = f"read back from {path}: {item.size_bytes} bytes with the SHA-256 of the item"
+        return Receipt(proof=proof, fields={"path": str(path)})
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        path = self._config.path
+        if self._config.must_be_mounted and not path.is_mount():
+            raise Unavailable(f"nothing is mounted at {path}: plug the disk in")
+        folder_fd = os.open(path, FOLDER_FLAGS & ~os.O_NOFOLLOW)
+        try:
+            yield folder_fd
+        finally:
+            os.close(folder_fd)
+
+    def _look_for_room(self, folder_fd: int, size_bytes: int) -> int:
+        found = os.fstatvfs(folder_fd)
+        free_bytes = found.f_bavail * found.f_frsize
+        if free_bytes - size_bytes < self._config.min_free:
+            raise Unavailable(
+                f"{self._config.path} has {free_bytes} bytes free; with this copy less than min_free,"
+                f" {self._config.min_free}, would be left: make room, or exchange the disk"
+            )
+        return free_bytes
+
+    def _try_out(self) -> int:
+        with self._opened() as folder_fd:
+            name = f".relayd-check-{os.getpid()}"
+            os.close(os.open(name, _NEW_FILE | os.O_EXCL, 0o640, dir_fd=folder_fd))
+            os.unlink(name, dir_fd=folder_fd)
+            return self._look_for_room(folder_fd, 0)
+
+    def _trouble(self, error: OSError) -> DeliveryError:
+        path = self._config.path
+        if error.errno in _REMEDIES:
+            return Unavailable(f"{path}: {_REMEDIES[error.errno]}")
+        if error.errno in _AWAY:
+            return Unavailable(f"{path} is not there ({error.strerror}): plug the disk in, or mount it")
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENAMETOOLONG):
+            return Rejected(f"{path}: {error.strerror}: {printable(str(error.filename or ''))} is in the way")
+        return TryAgain(f"{path}: {error.strerror}")
+
+
+def _parts(path: str, item_id: str) -> list[str]:
+    """The path as names that every file system takes; nothing of it leads out of the folder."""
+    names = [name for name in path.split("/") if name not in ("", ".", "..")][-DEEPEST:]
+    return [safe_name(name, item_id) for name in names] or [safe_name("", item_id)]
+
+
+def _with_id(name: str, item_id: str) -> str:
+    stem, dot, extension = name.rpartition(".")
+    return f"{stem}-{item_id}{dot}{extension}" if dot and stem else f"{name}-{item_id}"
+
+
+def _make_folders(folder_fd: int, names: list[str]) -> None:
+    for depth in range(1, len(names) + 1):
+        place = parent_of(folder_fd, "/".join(names[:depth]).encode())
+        with place as (parent_fd, name), contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o750, dir_fd=parent_fd)
+
+
+def _place(parent_fd: int, names: tuple[str, ...], attempt: Attempt, stop: threading.Event) -> str:
+    """Under which of the names the copy is now. Raises Rejected if all are taken by something else."""
+    for name in names:
+        found = _digest_of(parent_fd, name, stop)
+        if found == attempt.item.sha256:
+            fsync_folder(parent_fd)
+            return name
+        if found is None:
+            _write(parent_fd, name, attempt, stop)
+            return name
+    raise Rejected(f"{names[-1]} is there already with other content: remove it, then `relayd retry`")
+
+
+def _write(parent_fd: int, name: str, attempt: Attempt, stop: threading.Event) -> None:
+    """Beside it, fsync, read back, rename, fsync of the folder."""
+    temporary = f".relayd-{attempt.item.id}-{attempt.delivery.id}.part"
+    try:
+        descriptor = os.open(temporary, _NEW_FILE, 0o640, dir_fd=parent_fd)
+        with os.fdopen(descriptor, "wb", buffering=0) as target:
+            for block in _content(attempt):
+                _go_on(stop)
+                _write_all(target.write, block)
+            os.fsync(target.fileno())
+            os.posix_fadvise(target.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if _digest_of(parent_fd, temporary, stop) != attempt.item.sha256:
+            raise TryAgain(f"{name}: what was read back is not what was written: the disk may be failing")
+        os.rename(temporary, name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=parent_fd)
+        raise
+    fsync_folder(parent_fd)
+
+
+def _content(attempt: Attempt) -> Iterator[bytes]:
+    if attempt.item.kind is Kind.MESSAGE:
+        yield attempt.item.payload or b""
+        return
+    with attempt.open_media() as stream:
+        while block := stream.read(BLOCK_BYTES):
+            yield block
+
+
+def _write_all(write: Callable[[memoryview], int | None], block: bytes) -> None:
+    rest = memoryview(block)
+    while rest:
+        rest = rest[write(rest) or 0 :]
+
+
+def _digest_of(parent_fd: int, name: str, stop: threading.Event) -> str | None:
+    """SHA-256 of what is there, from the disk where the kernel lets go of its pages; None if nothing is there."""
+    try:
+        descriptor = os.open(name, _OLD_FILE, dir_fd=parent_fd)
+    except FileNotFoundError:
+        return None
+    digest = hashlib.sha256()
+    with os.fdopen(descriptor, "rb", buffering=0) as stream:
+        while block := stream.read(BLOCK_BYTES):
+            _go_on(stop)
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _go_on(stop: threading.Event) -> None:
+    if stop.is_set():
+        raise TryAgain("the relay is stopping")

@@ -161,10 +161,11 @@ def notices(folder: Path, text: str) -> list[str]:
 
 
 def test_what_has_no_effect_yet_is_said_plainly(tmp_path: Path) -> None:
-    said = notices(tmp_path, MINIMAL + "[web]\nlisten = '127.0.0.1:1'\n[destination.d]\ntype = 'folder'\npath = '/d'\n")
+    planned = "[destination.d]\ntype = 'watcher'\nurl = 'https://vms'\nlogin = 'l'\npassword = { env = 'P' }\n"
+    said = notices(tmp_path, MINIMAL + "[web]\nlisten = '127.0.0.1:1'\n" + planned)
     assert said == [
         f"13: web: has no effect yet in relayd {__version__} (there is no web page)",
-        f"15: destination.d: has no effect yet in relayd {__version__} (deliveries to type folder are kept, not sent)",
+        f"15: destination.d: has no effect yet in relayd {__version__} (deliveries to type watcher are kept, not sent)",
     ]
 
 

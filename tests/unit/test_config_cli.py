@@ -35,6 +35,11 @@ type = "sayvu"
 url = "https://api.example.org"
 api_key = {{ env = "X" }}
 mode = "training"
+[destination.vms]
+type = "watcher"
+url = "https://vms.example.org"
+login = "gateway"
+password = {{ env = "X" }}
 [[rule]]
 name = "copy"
 from = ["front"]
@@ -71,10 +76,9 @@ def test_check_says_what_is_there_and_leaves_with_0(settings: Path) -> None:
     assert result.stdout.splitlines() == [
         f"{settings}: good",
         "sources: front (folder)",
-        "destinations: disk (folder), room (sayvu)",
+        "destinations: disk (folder), room (sayvu), vms (watcher)",
         "rules: copy, big",
-        f"{settings}:13: destination.disk: {NO_EFFECT} (deliveries to type folder are kept, not sent)",
-        f"{settings}:16: destination.room: {NO_EFFECT} (deliveries to type sayvu are kept, not sent)",
+        f"{settings}:21: destination.vms: {NO_EFFECT} (deliveries to type watcher are kept, not sent)",
     ]
 
 
@@ -92,8 +96,9 @@ def test_check_prints_one_document(settings: Path) -> None:
     good = document(run(settings, "check", "--json"))
     assert (good["ok"], good["problems"], good["online"]) == (True, [], None)
     assert good["destinations"] == {
-        "disk": {"type": "folder", "has_effect": False},
-        "room": {"type": "sayvu", "has_effect": False},
+        "disk": {"type": "folder", "has_effect": True},
+        "room": {"type": "sayvu", "has_effect": True},
+        "vms": {"type": "watcher", "has_effect": False},
     }
     settings.write_text("[device]\nnam = 1\n", encoding="utf-8")
     bad = run(settings, "check", "--json")
