@@ -60,7 +60,7 @@ class Sections:
         section = self.table.get(kind)
         entry = section.get(name) if isinstance(section, dict) else None
         value = entry.get("type") if isinstance(entry, dict) else None
-        known = sources.known_types() if kind == "source" else destinations.known_types()
+        known = sources.known_types() if kind == "source" else destinations.known_types(value)
         return value if isinstance(value, str) and value in known else None
 
     def rules(self) -> list[tuple[int, dict[str, Any]]]:
@@ -136,7 +136,7 @@ def _source(found: Sections, raw: dict[str, Any], path: Path) -> SourceConfig | 
 
 
 def _destination(found: Sections, raw: dict[str, Any], path: Path) -> DestinationConfig | None:
-    kind = _type(found, raw, path, destinations.known_types())
+    kind = _type(found, raw, path, destinations.known_types(raw.get("type")))
     return None if kind is None else _one(found, destinations.models(kind).config, raw, path)
 
 

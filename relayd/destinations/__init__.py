@@ -2,11 +2,13 @@
 
 A type is either built (a class that delivers) or planned: its sections and actions are read and checked, and deliveries
 to it are kept, but this version cannot deliver them yet. Nothing outside `config` and `app` names a concrete adapter.
+An installed package may bring types of its own, by an entry point of the group `relayd.destinations`.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +25,9 @@ TYPES: Mapping[str, str] = {
     "webhook": "relayd.destinations.webhook:Webhook",
 }
 """Type → the class that delivers."""
+
+GROUP = "relayd.destinations"
+"""Entry points of this group name the types of other packages, `NAME = "package.module:Class"`."""
 
 PLANNED: Mapping[str, str] = {
     "incidentshare": "relayd.destinations.incidentshare:PLANNED",
@@ -49,9 +54,10 @@ def is_planned(type_name: str) -> bool:
     return type_name in PLANNED
 
 
-def known_types() -> tuple[str, ...]:
-    """Every type that a section may name."""
-    return (*TYPES, *PLANNED)
+def known_types(asked: object = None) -> tuple[str, ...]:
+    """Every type that a section may name; other packages are not looked through for one of our own that is `asked`."""
+    ours = (*TYPES, *PLANNED)
+    return ours if asked in ours else (*ours, *_brought_along())
 
 
 def models(type_name: str) -> Models:
@@ -59,7 +65,7 @@ def models(type_name: str) -> Models:
     if type_name in PLANNED:
         planned: Models = _load(PLANNED[type_name])
         return planned
-    built: type[Destination] = _load(TYPES[type_name])
+    built = _class_of(type_name)
     return Models(
         config=built.Config,
         actions=built.actions,
@@ -71,8 +77,19 @@ def models(type_name: str) -> Models:
 
 def build(name: str, config: DestinationConfig, surroundings: Surroundings) -> Destination:
     """The destination that `[destination.NAME]` describes. Only for types that are built."""
-    made: Destination = _load(TYPES[config.type])(name, config, surroundings)
+    made: Destination = _class_of(config.type)(name, config, surroundings)
     return made
+
+
+def _class_of(type_name: str) -> Any:
+    """The class of one of our types, or of a type that another package brings."""
+    return _load(TYPES[type_name] if type_name in TYPES else _brought_along()[type_name])
+
+
+def _brought_along() -> Mapping[str, str]:
+    """Types of other packages. None of them takes the place of one of ours."""
+    found = importlib.metadata.entry_points(group=GROUP)
+    return {entry.name: entry.value for entry in found if entry.name not in TYPES and entry.name not in PLANNED}
 
 
 def _load(place: str) -> Any:
