@@ -6,6 +6,7 @@ Promises: errors are classified once, at the edge that knows the outside; everyb
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 
 class RelaydError(Exception):
@@ -79,6 +80,14 @@ class Unsettled(RelaydError):
 
 class DeliveryError(RelaydError):
     """Base of what `Destination.deliver` raises on purpose. Anything else is a fault of the code and backs off."""
+
+    nothing_happened: bool = False
+    """Whether it is certain that the request had no effect: it never left, or the server says so."""
+
+    def harmless(self) -> Self:
+        """The same error, now certain to have had no effect."""
+        self.nothing_happened = True
+        return self
 
 
 class Unavailable(DeliveryError):

@@ -47,15 +47,22 @@ class HttpClient:
         return addressguard.parse_url(self.config.url + path)
 
     async def send(
-        self, method: str, url: URL, *, headers: Mapping[str, str] | None = None, body: bytes | Body = b""
+        self,
+        method: str,
+        url: URL,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | Body = b"",
+        is_repeatable: bool = True,
     ) -> Answer:
-        """One exchange; any status is returned. Only for requests that may be repeated: if a kept connection turns out
-        to be dead, the request is sent once more on a fresh one. Raises Unavailable or TryAgain."""
+        """One exchange; any status is returned. If a kept connection turns out to be dead, a request that
+        `is_repeatable` is sent once more on a fresh one; any other ends in a TryAgain, since it may have had its
+        effect. Raises Unavailable or TryAgain; `nothing_happened` says where it never left this machine."""
         if self._wire is None:
             from relayd.httpwire import Wire  # aiohttp is 14 MB and 0.1 s, which only those pay who send
 
             self._wire = Wire(self.config, self._guard)
-        answer = await self._wire.exchange(method, url, headers or {}, body)
+        answer = await self._wire.exchange(method, url, headers or {}, body, is_repeatable=is_repeatable)
         date = parse_date(answer.headers.get("Date", ""))
         if date is not None:
             self._skew = (date, clock.monotonic())

@@ -20,6 +20,7 @@ from relayd.errors import DeliveryError, TryAgain, Unavailable
 from relayd.httpanswer import Answer
 from relayd.httpconfig import HttpConfig
 from relayd.httpflow import Body, Flow, current, pump
+from relayd.traffic import UNSENT_LIMIT_BYTES
 
 KEEPALIVE_SECONDS = 30.0
 READ_BYTES = 65536
@@ -57,7 +58,7 @@ class Wire:
         try:
             context = tls.client_context(config.ca_file)
         except tls.NoAuthorities as error:
-            raise Unavailable(str(error)) from None
+            raise Unavailable(str(error)).harmless() from None
         self._config = config
         self._guard = guard
         self._session = aiohttp.ClientSession(
@@ -77,9 +78,11 @@ class Wire:
     async def close(self) -> None:
         await self._session.close()
 
-    async def exchange(self, method: str, url: URL, headers: Mapping[str, str], body: bytes | Body) -> Answer:
+    async def exchange(
+        self, method: str, url: URL, headers: Mapping[str, str], body: bytes | Body, *, is_repeatable: bool
+    ) -> Answer:
         """One request, one answer. Raises Unavailable or TryAgain, or what the body raised while it was read."""
-        answer = await self._try(method, url, headers, body, may_give_up=True)
+        answer = await self._try(method, url, headers, body, may_give_up=is_repeatable)
         if answer is None:
             answer = await self._try(method, url, headers, body, may_give_up=False)
         if answer is None:
@@ -156,19 +159,19 @@ class Wire:
         if flow is not None:
             flow.is_connection_new = True
         try:
-            if self._guard is not None:
-                return self._guard.open_socket(info)
-            return socket.socket(info[0], info[1], info[2])
+            opened = socket.socket(info[0], info[1], info[2]) if self._guard is None else self._guard.open_socket(info)
         except SocketRefused as refusal:
             if flow is not None:
                 flow.refusal = str(refusal)
             raise
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_LIMIT_BYTES)
+        return opened
 
     def _classified(self, error: Exception, flow: Flow, place: str) -> DeliveryError:
         if flow.fault is not None:
             return flow.fault
         if not flow.is_begun:
-            return Unavailable(self._unreachable(error, flow, place))
+            return Unavailable(self._unreachable(error, flow, place)).harmless()
         if isinstance(error, aiohttp.ClientResponseError):
             return TryAgain(f"{place} answered with something that is no HTTP")
         if isinstance(error, aiohttp.ClientPayloadError):

@@ -421,6 +421,34 @@ async def test_a_kept_connection_that_has_died_costs_nothing() -> None:
     assert wire.connections == 3
 
 
+async def test_a_request_that_must_not_be_repeated_is_not_sent_again_when_a_kept_connection_has_died() -> None:
+    bodies = []
+
+    async def one_each(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        bodies.append(await read_request(reader))
+        writer.write(OK)
+        await writer.drain()
+        bodies.append(await read_request(reader))
+
+    async with speaking(one_each) as wire:
+        made = client(wire.url)
+        await made.send("POST", made.url("/x"), body=b"1")
+        with pytest.raises(TryAgain) as caught:
+            await made.send("POST", made.url("/x"), body=b"2", is_repeatable=False)
+        await made.close()
+    assert (len(bodies), wire.connections) == (2, 1)
+    assert not caught.value.nothing_happened
+
+
+async def test_an_error_says_whether_the_request_ever_left() -> None:
+    async with speaking(b"") as wire:
+        lost = await failure(client(wire.url), method="POST", body=b"{}")
+    refused = await failure(client(wire.url), method="POST", body=b"{}")
+    assert isinstance(lost, TryAgain)
+    assert isinstance(refused, Unavailable)
+    assert (lost.nothing_happened, refused.nothing_happened) == (False, True)
+
+
 async def test_a_lost_answer_is_tried_again_by_the_worker_and_not_here() -> None:
     requests = []
 
