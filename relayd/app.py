@@ -30,6 +30,7 @@ from relayd.reporter import Reporter
 from relayd.settled import Settled
 from relayd.spool import Spool
 from relayd.surroundings import Surroundings
+from relayd.traffic import Traffic
 from relayd.worker import Worker
 
 log = logging.getLogger("relayd.app")
@@ -148,6 +149,7 @@ class App:
             for name, section in loaded.config.destination.items()
             if not destinations.is_planned(section.type)
         }
+        traffic = Traffic()
         workers = {
             name: Worker(
                 destination,
@@ -155,6 +157,7 @@ class App:
                 spool,
                 device,
                 is_held=await spool.note(paused_note(name)) is not None,
+                traffic=traffic,
             )
             for name, destination in built.items()
         }

@@ -12,10 +12,12 @@ import sys
 import termios
 from collections.abc import AsyncIterator, Iterable
 from contextvars import ContextVar
+from functools import partial
 from typing import Protocol
 
 from relayd.errors import DeliveryError, TryAgain
 from relayd.httpconfig import HttpConfig
+from relayd.traffic import Pace, lane
 
 LOOK_EVERY_SECONDS = 1.0
 RESEND_LIMIT_BYTES = 4 * 1024 * 1024
@@ -102,6 +104,12 @@ class Flow:
             self._deadline.reschedule(self._loop.time() + patience)
         self._timer = self._loop.call_later(self._look_every, self._look)
 
+    def waiting_bytes(self, pace: Pace) -> int:
+        """How much has been handed over and not been acknowledged; the pace is told."""
+        waiting = self._buffered() + self._unacknowledged()
+        pace.look(self.handed - waiting, self._loop.time())
+        return waiting
+
     def _buffered(self) -> int:
         """Bytes that wait in this process."""
         if self._transport is None or self._transport.is_closing():
@@ -120,12 +128,18 @@ class Flow:
 
 
 async def pump(body: Body, flow: Flow) -> AsyncIterator[bytes]:
-    """The chunks of a body, counted. Reads block the loop on purpose: they come from the page cache, and a thread hop
-    per chunk costs more than twice the whole upload."""
+    """The chunks of a body, counted; slowly while something more urgent is under way. Reads block the loop on purpose:
+    they come from the page cache, and a thread hop per chunk costs more than twice the whole upload."""
+    own, pace = lane.get(), Pace()
     try:
         for number, chunk in enumerate(body.chunks(), 1):
-            flow.handed += len(chunk)
-            yield chunk
+            if own is None or not own.gives_way:
+                flow.handed += len(chunk)
+                yield chunk
+            else:
+                async for piece in own.pieces(chunk, pace, partial(flow.waiting_bytes, pace)):
+                    flow.handed += len(piece)
+                    yield piece
             if number % YIELD_EVERY_CHUNKS == 0:
                 await asyncio.sleep(0)
     except DeliveryError as error:

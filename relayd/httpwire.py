@@ -20,7 +20,6 @@ from relayd.errors import DeliveryError, TryAgain, Unavailable
 from relayd.httpanswer import Answer
 from relayd.httpconfig import HttpConfig
 from relayd.httpflow import Body, Flow, current, pump
-from relayd.traffic import UNSENT_LIMIT_BYTES
 
 KEEPALIVE_SECONDS = 30.0
 READ_BYTES = 65536
@@ -159,13 +158,13 @@ class Wire:
         if flow is not None:
             flow.is_connection_new = True
         try:
-            opened = socket.socket(info[0], info[1], info[2]) if self._guard is None else self._guard.open_socket(info)
+            if self._guard is not None:
+                return self._guard.open_socket(info)
+            return socket.socket(info[0], info[1], info[2])
         except SocketRefused as refusal:
             if flow is not None:
                 flow.refusal = str(refusal)
             raise
-        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_LIMIT_BYTES)
-        return opened
 
     def _classified(self, error: Exception, flow: Flow, place: str) -> DeliveryError:
         if flow.fault is not None:

@@ -21,6 +21,7 @@ from relayd.files import printable
 from relayd.model import DestinationView, Device, Priority, Receipt
 from relayd.retry import BREAKER_FAILURES, Backoff, Verdict, judge
 from relayd.spool import Begun, Spool
+from relayd.traffic import Traffic
 
 LOOK_AGAIN_SECONDS = 60.0
 """The longest sleep: hints may be lost and clocks may jump, the table is the truth."""
@@ -46,8 +47,16 @@ class Worker:
     """Carries out the deliveries of one destination, most urgent first, `concurrency` at a time; one emergency more."""
 
     def __init__(
-        self, destination: Destination, config: DestinationConfig, spool: Spool, device: Device, *, is_held: bool
+        self,
+        destination: Destination,
+        config: DestinationConfig,
+        spool: Spool,
+        device: Device,
+        *,
+        is_held: bool,
+        traffic: Traffic | None = None,
     ) -> None:
+        """`traffic` is shared by all workers over one link; without it this one gives way to nobody but itself."""
         self.name = destination.name
         self._log = logging.getLogger(f"relayd.worker.{self.name}")
         self._destination = destination
@@ -55,6 +64,7 @@ class Worker:
         self._backoff = Backoff(config.backoff_first, config.backoff_cap)
         self._spool = spool
         self._device = device
+        self._traffic = traffic or Traffic()
         self._held = is_held
         self._hint = asyncio.Event()
         self._out: dict[int, Begun] = {}
@@ -182,7 +192,8 @@ class Worker:
 
     async def _try(self, begun: Begun) -> None:
         try:
-            receipt = await self._destination.deliver(self._attempt(begun))
+            with self._traffic.carrying(begun.delivery.priority):
+                receipt = await self._destination.deliver(self._attempt(begun))
         except Exception as error:  # noqa: BLE001 - the seam: whatever a destination raises becomes a verdict
             await self._record_failure(begun, error)
         else:
