@@ -22,6 +22,7 @@ TYPES: Mapping[str, str] = {
     "folder": "relayd.destinations.copy:Copy",
     "mqtt": "relayd.destinations.publish:Publish",
     "rapidsos": "relayd.destinations.rapidsos:RapidSOS",
+    "sayvu": "relayd.destinations.sayvu:SayVU",
     "webhook": "relayd.destinations.webhook:Webhook",
 }
 """Type → the class that delivers."""
@@ -31,7 +32,6 @@ GROUP = "relayd.destinations"
 
 PLANNED: Mapping[str, str] = {
     "incidentshare": "relayd.destinations.incidentshare:PLANNED",
-    "sayvu": "relayd.destinations.sayvu:PLANNED",
     "cachet": "relayd.destinations.cachet:PLANNED",
     "watcher": "relayd.destinations.watcher:PLANNED",
 }

@@ -138,6 +138,11 @@ class Attempt:
         self._steps[name] = result
         return result
 
+    async def note(self, name: str, known: Step) -> None:
+        """Store what is known now of something that nobody can look up, in place of what was noted before."""
+        await self._store.store_step(self.delivery.id, name, known)
+        self._steps[name] = known
+
     async def count(self, name: str, most: int) -> int:
         """Count one more `name` across tries and crashes and return how many there are now, at most `most`.
 

@@ -1,94 +1,266 @@
-"""SayVU: reports in an emergency control center, chat lines and images to them. So far its configuration only.
+"""SayVU: reports in an emergency control center, chat lines and images to them.
 
-Arguments are named as in the API's own pages; texts are templates. The paths of the API are not published: settings.
+Promises: nothing at SayVU is idempotent and nothing can be read back, so a report whose answer is lost is in doubt.
+What is about to be sent is noted first (step `sending`), and taken back where it is certain that nothing happened; a
+later try that finds it in doubt sends the report again (`on_unknown = "retry"`), or leaves the matter to a person
+("ask"). Chat lines and images are sent again after a lost answer: one may appear twice, none is missing. What may have
+been processed in part (MISSING_REPORTER, MISSING_INPUT_DATA) is never repeated by machine.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+from urllib.parse import quote
 
-from pydantic import Field
+from pydantic import BaseModel
 
-from relayd.destinations import Models
-from relayd.destinations.base import DestinationConfig
-from relayd.fields import Secret, Section
-from relayd.httpconfig import HttpConfig
-
-ReportId = Annotated[int | str | None, Field(examples=["{{ receipt.report_id }}"])]
-
-
-class SayVUConfig(HttpConfig, DestinationConfig):
-    """A control center that takes SayVU reports."""
-
-    type: Literal["sayvu"]
-    """Always `sayvu`."""
-    api_key: Secret
-    """Where the key is; it begins with `ak_`."""
-    mode: Literal["training", "live"]
-    """`training` for drills and tests; `live` reaches the people on duty."""
-    reports_path: Annotated[str, Field(pattern=r"^/\S+$")] = "/reports"
-    """Path that opens a report."""
-    messages_path: Annotated[str, Field(pattern=r"^/\S+$")] = "/reports/{report_id}/chat/messages"
-    """Path that takes chat lines of a report."""
-    images_path: Annotated[str, Field(pattern=r"^/\S+$")] = "/reports/{report_id}/images"
-    """Path that takes images of a report."""
-    categories_path: Annotated[str, Field(pattern=r"^/\S+$")] = "/categories"
-    """Path that lists the categories."""
-
-
-class Reporter(Section):
-    """On whose behalf a report is made."""
-
-    name: str | None = None
-    """Name of the reporter."""
-    phone: Annotated[str | None, Field(examples=["+4512345678"])] = None
-    """Phone in international form."""
-
-
-class Coordinates(Section):
-    """A place as the API writes it."""
-
-    x: Annotated[float, Field(ge=-180, le=180)]
-    """Longitude."""
-    y: Annotated[float, Field(ge=-90, le=90)]
-    """Latitude."""
-
-
-class ReportArguments(Section):
-    """`report`: open a report at the item's location."""
-
-    category: Annotated[int | str, Field(examples=["Violence"])]
-    """Name or id of the category, as the control center lists it."""
-    subcategory: int | str | None = None
-    """Name or id of the category below it."""
-    description: str = ""
-    """What happened."""
-    reporter: Reporter | None = None
-    """On whose behalf; absent: the owner of the key."""
-    location: Coordinates | None = None
-    """Where; absent: where the item was captured."""
-
-
-class MessageArguments(Section):
-    """`message`: add a line to the chat of a report."""
-
-    text: Annotated[str, Field(min_length=1, examples=["{{ item.name }}: {{ receipt.uri }}"])]
-    """The line."""
-    label: str | None = None
-    """Shown before the text: label, colon, text."""
-    report_id: ReportId = None
-    """The report; absent: that of the incident."""
-
-
-class ImageArguments(Section):
-    """`image`: attach the item to a report."""
-
-    report_id: ReportId = None
-    """The report; absent: that of the incident."""
-
-
-PLANNED = Models(
-    config=SayVUConfig,
-    actions={"report": ReportArguments, "message": MessageArguments, "image": ImageArguments},
-    receipt=frozenset({"report_id", "public_url"}),
+from relayd import httpcheck
+from relayd.destinations import sayvu_api
+from relayd.destinations.base import Attempt, Destination, Step
+from relayd.destinations.sayvu_models import (
+    Coordinates,
+    ImageArguments,
+    MessageArguments,
+    ReportArguments,
+    Reporter,
+    SayVUConfig,
 )
+from relayd.errors import DeliveryError, LoginRefused, Rejected, SecretMissing
+from relayd.files import safe_name
+from relayd.httpanswer import Answer
+from relayd.httpclient import HttpClient
+from relayd.location import Whereabouts
+from relayd.model import JSON, Finding, Receipt
+from relayd.s3form import FileBody
+
+if TYPE_CHECKING:
+    from relayd.surroundings import Surroundings
+
+_KEY = re.compile(r"ak_[!-~]+")
+_MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9.+-]*/[a-z0-9][a-z0-9.+-]*")
+
+
+class SayVU(Destination):
+    """One control center."""
+
+    Config = SayVUConfig
+    actions: ClassVar[Mapping[str, type[BaseModel]]] = {
+        "report": ReportArguments,
+        "message": MessageArguments,
+        "image": ImageArguments,
+    }
+    receipt_fields = frozenset({"report_id", "public_url"})
+    opens: ClassVar = {"report": ("report_id", "public_url")}
+    needs: ClassVar = {"message": "report_id", "image": "report_id"}
+
+    def __init__(self, name: str, config: SayVUConfig, surroundings: Surroundings | None = None) -> None:
+        self.name = name
+        self._config = config
+        self._whereabouts = Whereabouts() if surroundings is None else surroundings.whereabouts
+        self._client = HttpClient(config)
+        self._categories: list[sayvu_api.Category] | None = None
+
+    async def deliver(self, attempt: Attempt) -> Receipt:
+        """Receipt: `report_id`, and `public_url` where the control center gives one, else None."""
+        match attempt.delivery.action:
+            case "report":
+                return await self._report(attempt)
+            case "message":
+                return await self._message(attempt)
+            case _:
+                return await self._image(attempt)
+
+    async def check(self) -> list[Finding]:
+        """Name, TCP, TLS, and the list of categories with the key."""
+        remedy = "compare api_key, url and categories_path with what the vendor's support gave"
+        return await httpcheck.findings(self.name, self._client, self._look, remedy=remedy)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    # --- report
+
+    async def _report(self, attempt: Attempt) -> Receipt:
+        made = attempt.recall("report")
+        if made is None:
+            body, note = await self._body_of_report(attempt)
+            made = await attempt.step("report", self._open, attempt, body, note)
+        return Receipt(
+            proof=str(made["proof"]), fields={"report_id": made["report_id"], "public_url": made["public_url"]}
+        )
+
+    async def _body_of_report(self, attempt: Attempt) -> tuple[bytes, str]:
+        """The body, and what was left out of it. Raises Rejected for what cannot be made a report."""
+        arguments = ReportArguments.model_validate(dict(attempt.arguments))
+        given = arguments.reporter or Reporter()
+        reporter, note = sayvu_api.reporter(given.name, given.phone)
+        report: dict[str, JSON] = {
+            "location": self._place(attempt, arguments.location),
+            "category": await self._category(arguments.category, arguments.subcategory),
+            "mode": self._config.mode,
+        }
+        if arguments.description:
+            report["description"] = arguments.description
+        if reporter:
+            report["reporter"] = reporter
+        return json.dumps({"data": report}).encode(), note
+
+    def _place(self, attempt: Attempt, given: Coordinates | None) -> dict[str, JSON]:
+        """The argument, else the item's fix, the newest fix, or where the device stands."""
+        if given is not None:
+            return {"x": given.x, "y": given.y}
+        item = attempt.item
+        fix = item.location or self._whereabouts.at(item.captured_at) or attempt.device.location
+        if fix is None:
+            raise Rejected(
+                "a report needs a location, and neither the item nor the device has one: set [device] location or"
+                " location_topic, or the argument location = { x = LONGITUDE, y = LATITUDE }, then `relayd retry`"
+            )
+        return {"x": fix.longitude, "y": fix.latitude}
+
+    async def _category(self, category: int | str, subcategory: int | str | None) -> dict[str, JSON]:
+        """Ids are sent as they are; names are looked up, in a list that is fetched anew if it lacks them."""
+        if sayvu_api.is_id(category) and (subcategory is None or sayvu_api.is_id(subcategory)):
+            return sayvu_api.ids(int(category), None if subcategory is None else int(subcategory))
+        if self._categories is not None:
+            try:
+                return sayvu_api.look_up(self._categories, category, subcategory)
+            except Rejected:
+                self._categories = None
+        self._categories = await self._list()
+        return sayvu_api.look_up(self._categories, category, subcategory)
+
+    async def _open(self, attempt: Attempt, body: bytes, note: str) -> Step:
+        doubts = await self._doubts(attempt)
+        await attempt.note("sending", {"is_open": True, "doubts": doubts})
+        try:
+            answer = await self._send("POST", self._config.reports_path, "application/json", body, is_repeatable=False)
+            sayvu_api.judge(answer, "reports_path")
+            found = sayvu_api.reference(answer)
+        except DeliveryError as error:
+            if error.nothing_happened:
+                await attempt.note("sending", {"is_open": False, "doubts": doubts})
+            elif isinstance(error, Rejected):  # whoever retries this has been told to look
+                await attempt.note("sending", {"is_open": False, "doubts": doubts + 1})
+            if isinstance(error, Rejected):
+                self._categories = None
+            raise
+        proof = [f"{answer.where} answered {answer.status} with report {found['report_id']}"]
+        if doubts:
+            proof.append(f"{doubts} earlier answer(s) were lost, so the control center may have this report twice")
+        if note:
+            proof.append(note)
+        return {
+            "report_id": found["report_id"],
+            "public_url": found["public_url"],
+            "proof": "; ".join(proof),
+        }
+
+    async def _doubts(self, attempt: Attempt) -> int:
+        """How many earlier tries may have made the report, this last one included. Raises Rejected under "ask"."""
+        noted = attempt.recall("sending") or {}
+        doubts = int(str(noted.get("doubts", 0)))
+        if not noted.get("is_open"):
+            return doubts
+        if self._config.on_unknown == "ask":
+            await attempt.note("sending", {"is_open": False, "doubts": doubts + 1})
+            raise Rejected(
+                "the answer to an earlier try was lost, so the report may have been made: look in the control center;"
+                f" if it is not there, `relayd retry {attempt.item.id}` sends it again, if it is, `relayd drop` it"
+            )
+        return doubts + 1
+
+    # --- message and image
+
+    async def _message(self, attempt: Attempt) -> Receipt:
+        arguments = MessageArguments.model_validate(dict(attempt.arguments))
+        report = _report_id(attempt, arguments.report_id)
+        line: dict[str, JSON] = {"text": arguments.text, "type": "text"}
+        if arguments.label:
+            line["label"] = arguments.label
+        body = json.dumps({"data": [line]}).encode()
+        answer = await self._send("POST", _filled(self._config.messages_path, report), "application/json", body)
+        sayvu_api.judge(answer, "messages_path")
+        sayvu_api.envelope(answer)
+        return _taken(answer, report, None)
+
+    async def _image(self, attempt: Attempt) -> Receipt:
+        """The inner object as `data`; once more under a root `data` if that is what the server wants."""
+        arguments = ImageArguments.model_validate(dict(attempt.arguments))
+        report = _report_id(attempt, arguments.report_id)
+        data = None if arguments.data is None else sayvu_api.json_object(arguments.data)
+        answer = await self._upload(attempt, report, data)
+        if data is not None and "INPUT_SCHEMA_VIOLATION" in sayvu_api.codes(answer):
+            answer = await self._upload(attempt, report, {"data": data})
+        sayvu_api.judge(answer, "images_path")
+        found = sayvu_api.reference(answer)
+        return _taken(answer, report, found["public_url"])
+
+    async def _upload(self, attempt: Attempt, report: str, data: Mapping[str, JSON] | None) -> Answer:
+        item = attempt.item
+        if item.size_bytes == 0:
+            raise Rejected("the file is empty")
+        plain = item.content_type.partition(";")[0].strip().lower()
+        content_type = plain if _MEDIA_TYPE.fullmatch(plain) else "application/octet-stream"
+        form = sayvu_api.Form(name=safe_name(item.name, item.id), content_type=content_type, data=data)
+        with attempt.open_media() as media:
+            body = FileBody(form.head(), media, item.size_bytes, form.tail())
+            return await self._send("POST", _filled(self._config.images_path, report), form.header, body)
+
+    # --- calls
+
+    async def _look(self) -> None:
+        self._categories = await self._list()
+
+    async def _list(self) -> list[sayvu_api.Category]:
+        answer = await self._send("GET", self._config.categories_path)
+        sayvu_api.judge(answer, "categories_path")
+        return sayvu_api.categories(answer)
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        content_type: str | None = None,
+        body: bytes | FileBody = b"",
+        *,
+        is_repeatable: bool = True,
+    ) -> Answer:
+        headers = {"Accept": "application/json", "Authorization": f"Bearer {self._key()}"}
+        if content_type is not None:
+            headers["Content-Type"] = content_type
+        url = self._client.url(path)
+        return await self._client.send(method, url, headers=headers, body=body, is_repeatable=is_repeatable)
+
+    def _key(self) -> str:
+        try:
+            key = self._config.api_key.reveal()
+        except SecretMissing as error:
+            raise LoginRefused(f"api_key: {error}").harmless() from None
+        if _KEY.fullmatch(key) is None:
+            raise LoginRefused(
+                f"api_key: what is in {self._config.api_key.place} is no key: one begins with ak_"
+            ).harmless()
+        return key
+
+
+def _report_id(attempt: Attempt, given: int | str | None) -> str:
+    found = attempt.remote("report_id") if given is None or given == "" else given
+    report = sayvu_api.report_id(found)
+    if report is None:
+        raise Rejected(f"report_id {str(found)[:40]!a} is no number")
+    return str(report)
+
+
+def _filled(path: str, report: str) -> str:
+    return path.replace("{report_id}", quote(report, safe=""))
+
+
+def _taken(answer: Answer, report: str, public_url: JSON) -> Receipt:
+    return Receipt(
+        proof=f"{answer.where} answered {answer.status}",
+        fields={"report_id": int(report), "public_url": public_url},
+    )

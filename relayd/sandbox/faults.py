@@ -22,7 +22,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-OPERATIONS = ("token", "slot", "store", "resolve", "fetch", "webhook", "look", "any")
+OPERATIONS = (
+    *("token", "slot", "store", "resolve", "fetch"),
+    *("webhook", "look"),
+    *("categories", "report", "message", "image"),
+    "any",
+)
 
 ACTIONS: Mapping[str, tuple[float | None, frozenset[str], str]] = {
     # name: (default amount, options, what it does); an amount of NaN must be given

@@ -22,7 +22,7 @@ from typing import Any
 from aiohttp import web
 
 from relayd import clock
-from relayd.sandbox import control, webhook, wrong_answers
+from relayd.sandbox import control, sayvu, webhook, wrong_answers
 from relayd.sandbox.exchange import Dropped, Entry, Exchange, drop, new_entry
 from relayd.sandbox.faults import Fault, Script
 from relayd.sandbox.refusal import ApiRefusal, Refusal, StorageRefusal
@@ -39,6 +39,10 @@ _ROUTES: tuple[tuple[str, str, re.Pattern[str]], ...] = (
     ("fetch", "GET", re.compile(r"/s3/(?P<bucket>[^/]+)/(?P<key>.+)")),
     ("webhook", "POST", re.compile(webhook.PATH)),
     ("look", "HEAD", re.compile(webhook.PATH)),
+    ("categories", "GET", re.compile(r"/categories")),
+    ("report", "POST", re.compile(r"/reports")),
+    ("message", "POST", re.compile(r"/reports/(?P<report>[^/]+)/chat/messages")),
+    ("image", "POST", re.compile(r"/reports/(?P<report>[^/]+)/images")),
 )
 _LOG_LIMIT = 200_000
 
@@ -67,6 +71,7 @@ class Sandbox:
         self._manager = ResourceManager(self.settings, self._shelf)
         self._storage = Storage(self.settings, self._shelf)
         self._hook = webhook.Hook(self.settings)
+        self._center = sayvu.ControlCenter(self.settings)
         self._transports: set[asyncio.Transport] = set()
         self._skew_seconds = 0.0
         self._number = 0
@@ -120,6 +125,16 @@ class Sandbox:
     def webhook_taken(self) -> Mapping[str, webhook.Taken]:
         """What was posted to the webhook, by Idempotency-Key."""
         return self._hook.taken
+
+    @property
+    def reports(self) -> Mapping[int, sayvu.Report]:
+        """What was reported to the control center, by report id."""
+        return self._center.reports
+
+    @property
+    def report_duplicates(self) -> int:
+        """How many of them say the same as one before."""
+        return self._center.duplicates
 
     @property
     def faults(self) -> tuple[Fault, ...]:
@@ -223,6 +238,8 @@ class Sandbox:
                     return await self._hook.post(exchange)
                 case "look":
                     return web.Response(status=405, headers={"Allow": "POST"})
+                case "categories" | "report" | "message" | "image":
+                    return await self._center.take(exchange, found.get("report", ""))
         except Refusal as refusal:
             entry.note = str(refusal)
             return refusal.answer()

@@ -59,6 +59,17 @@ class Settings(BaseModel):
     webhook_secret: str | None = None
     """The key that must have signed what comes to the webhook; absent: none."""
 
+    sayvu_key: str = "ak_sandbox"
+    """The key of the control center."""
+    sayvu_links: Literal["links", "link"] = "links"
+    """How its answers spell what holds the public address."""
+    sayvu_data: Literal["inner", "rooted"] = "inner"
+    """Whether the part `data` of an image holds the inner object, or that below a root `data`."""
+    sayvu_image_bytes: int = Field(default=10_000_000, ge=0)
+    """The largest upload of an image."""
+    sayvu_reporter: bool = True
+    """Whether a reporter is linked to the key; if not, a report without one is refused."""
+
     bucket: str = "sandbox-media"
     region: str = "us-east-1"
     access_key: str = "SANDBOXKEYID00000000"
