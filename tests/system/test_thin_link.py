@@ -27,7 +27,7 @@ FILLS_SECONDS = 3.0
 CHUNK = bytes(128 * 1024)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Zeros:
     length: int
 
