@@ -16,7 +16,7 @@ from aiohttp import ClientSession, web
 from tests.system.processes import Peer, free_port
 
 PRISM = "@stoplight/prism-cli@5.14.2"
-DESCRIPTION = Path(__file__).parent / "openapi" / "rapidsos.yaml"
+DESCRIPTIONS = Path(__file__).parent / "openapi"
 DESCRIBED_ORIGIN = "http://127.0.0.1:4010"
 LARGEST_BODY_BYTES = 10 * 1024 * 1024
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding", "host"}
@@ -112,11 +112,18 @@ def form_parts(content_type: str, body: bytes) -> dict[str, bytes]:
 
 @contextmanager
 def running_prism(folder: Path, slot_origin: str) -> Iterator[tuple[str, Path]]:
-    """Prism with request checks as errors; its slots point at `slot_origin`. Yields its address and its log."""
+    """Prism with the description of RapidSOS; its slots point at `slot_origin`. Yields its address and its log."""
     description = folder / "rapidsos.yaml"
-    text = DESCRIPTION.read_text()
+    text = (DESCRIPTIONS / "rapidsos.yaml").read_text()
     assert DESCRIBED_ORIGIN in text
     description.write_text(text.replace(DESCRIBED_ORIGIN, slot_origin))
+    with running_prism_with(description, folder) as running:
+        yield running
+
+
+@contextmanager
+def running_prism_with(description: Path, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Prism with request checks as errors. Yields its address and its log, which is in `folder`."""
     port = free_port()
     command = ["npx", "--yes", PRISM, "mock", str(description), "--errors", "-h", "127.0.0.1", "-p", str(port)]
     log = folder / "prism.log"
