@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from relayd import clock
 from relayd.destinations.sayvu import SayVU
 from relayd.destinations.sayvu_models import SayVUConfig
 from relayd.errors import DeliveryError, LoginRefused, Rejected, TryAgain, Unavailable
@@ -195,6 +196,10 @@ async def test_with_ask_a_lost_answer_ends_in_a_question_and_a_retry_by_hand_sen
         assert "look in the control center" in str(outcome)
         assert sandbox.count("report") == 1
         assert await relay.attempt() is None
+        assert await relay.spool.retry(None, None, now=clock.now()) == 1
+        receipt = await relay.deliver(tries=1)
+        assert sandbox.count("report") == 2
+        assert "may have this report twice" in receipt.proof
 
 
 async def test_with_ask_a_crash_while_sending_ends_in_a_question(tmp_path: Path) -> None:
@@ -215,6 +220,13 @@ async def test_with_ask_nothing_is_asked_where_it_is_certain_that_nothing_happen
         receipt = await relay.deliver(tries=4)
     assert len(sandbox.reports) == 1
     assert "twice" not in receipt.proof
+
+
+async def test_what_may_be_partly_processed_is_never_repeated_by_machine(tmp_path: Path) -> None:
+    async with played(tmp_path, sayvu_reporter=False) as (sandbox, relay):
+        assert isinstance(await tried(relay), Rejected)
+        assert await relay.attempt() is None
+        assert sandbox.count("report") == 1
 
 
 async def test_with_ask_a_server_that_cannot_be_reached_leaves_no_doubt(tmp_path: Path) -> None:
