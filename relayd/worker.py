@@ -29,6 +29,9 @@ LOOK_AGAIN_SECONDS = 60.0
 TRIES_WORTH_A_LINE = frozenset({1, 10, 100, 1000})
 """Which failed tries of one delivery are logged; all of them are on record in the spool."""
 
+BACKLOG_TURN = 8
+"""Every so many deliveries the least urgent one goes first, unless there is an emergency: its guaranteed share."""
+
 WAKE_JITTER_SECONDS = 5.0
 """When the network returns, a fleet comes back spread over this span."""
 
@@ -73,6 +76,7 @@ class Worker:
         self._probe: int | None = None
         self._failed_probe: int | None = None
         self._spool_trouble = ""
+        self._begun = 0
 
     async def run(self) -> None:
         """Deliver for ever. Ends by cancellation; what is out then is due again after its backoff."""
@@ -157,6 +161,7 @@ class Worker:
             begun = await self._begin_excluding(set(self._out), least_urgent, probe=probe)
         if begun is not None and probe:
             self._probe = begun.delivery.id
+        self._begun += begun is not None
         return begun
 
     async def _begin_excluding(self, exclude: set[int], least_urgent: Priority, *, probe: bool) -> Begun | None:
@@ -168,6 +173,7 @@ class Worker:
             exclude=exclude,
             probe=probe,
             least_urgent=least_urgent,
+            backlog_turn=not probe and self._begun % BACKLOG_TURN == BACKLOG_TURN - 1,
         )
 
     async def _until_due_seconds(self, least_urgent: Priority) -> float:

@@ -25,7 +25,8 @@ FIRST_KEPT, LAST_KEPT = 5, 50
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """What a worker asks for. A delivery is due when its time has come, or when its time is so far off that only a
-    clock that jumped can have set it. Nothing less urgent than `least_urgent` is looked at."""
+    clock that jumped can have set it. Nothing less urgent than `least_urgent` is looked at. On the `backlog_turn` only
+    an emergency goes before the least urgent."""
 
     destination: str
     now: float
@@ -33,11 +34,13 @@ class Wanted:
     exclude: Collection[int]
     probe: bool = False
     least_urgent: Priority = Priority.BULK
+    backlog_turn: bool = False
 
     @property
     def classes(self) -> list[Priority]:
-        """The priorities to look at, most urgent first."""
-        return [priority for priority in Priority if priority <= self.least_urgent]
+        """The priorities to look at, in this order."""
+        urgent_first = [priority for priority in Priority if priority <= self.least_urgent]
+        return urgent_first[:1] + urgent_first[:0:-1] if self.backlog_turn else urgent_first
 
 
 def begin(

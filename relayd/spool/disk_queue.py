@@ -94,11 +94,13 @@ class Spool(Desk):
         exclude: Collection[int],
         probe: bool,
         least_urgent: Priority = Priority.BULK,
+        backlog_turn: bool = False,
     ) -> Begun | None:
         """Pick the delivery to try next and charge it, durably: due again after `delay(attempts)`. None: nothing due.
 
         `exclude` are ids that are out now. With `probe`: of the most urgent class with work, the smallest of the first.
-        Less urgent ones than `least_urgent` are left alone.
+        Less urgent ones than `least_urgent` are left alone. On a `backlog_turn` only an emergency goes before the least
+        urgent, so that a backlog gets its share however much urgent work there is.
         """
         wanted = Wanted(
             destination=destination,
@@ -107,6 +109,7 @@ class Spool(Desk):
             exclude=frozenset(exclude),
             probe=probe,
             least_urgent=least_urgent,
+            backlog_turn=backlog_turn,
         )
         trouble_with = self._engine.folder.trouble_with
         return await self._write(partial(delivering.begin, wanted=wanted, delay=delay, trouble_with=trouble_with))

@@ -14,6 +14,7 @@ from relayd.destinations.base import Attempt
 from relayd.errors import LoginRefused, NotAllowed, NotReady, Rejected, Rewind, SpoolFull, TryAgain, Unavailable
 from relayd.journal import Calm
 from relayd.model import Order, Priority, Receipt
+from relayd.worker import BACKLOG_TURN
 from tests.worker.stage import Played, Stage, order, stage
 
 DONE = Receipt(proof="the test says so", fields={"id": 7})
@@ -36,6 +37,28 @@ async def test_what_is_urgent_goes_first_whatever_came_first(it: Stage) -> None:
     it.start(there)
     await it.until(lambda: len(there.seen) == 4, "all delivered")
     assert there.seen == ["emergency", "high", "normal", "bulk"]
+
+
+async def test_a_backlog_gets_its_share_however_much_urgent_work_there_is(it: Stage) -> None:
+    for number in range(3):
+        await it.put(f"bulk {number}", order("there", Priority.BULK))
+    for _ in range(30):
+        await it.put("high", order("there", Priority.HIGH))
+    there = Played("there", accept)
+    it.start(there)
+    await it.until(lambda: len(there.seen) == 33, "all delivered")
+    turns = [place for place, name in enumerate(there.seen, 1) if name.startswith("bulk")]
+    assert turns == [BACKLOG_TURN, 2 * BACKLOG_TURN, 3 * BACKLOG_TURN]
+
+
+async def test_an_emergency_waits_for_no_backlog(it: Stage) -> None:
+    for number in range(2 * BACKLOG_TURN):
+        await it.put(f"emergency {number}", order("there", Priority.EMERGENCY))
+    await it.put("bulk", order("there", Priority.BULK))
+    there = Played("there", accept)
+    it.start(there)
+    await it.until(lambda: len(there.seen) == 2 * BACKLOG_TURN + 1, "all delivered")
+    assert there.seen[-1] == "bulk"
 
 
 async def test_a_new_item_is_tried_at_once_and_not_at_the_next_look(it: Stage) -> None:
@@ -133,7 +156,7 @@ async def test_while_a_destination_is_away_one_small_urgent_item_probes_and_the_
         return DONE
 
     there = Played("there", away)
-    for number in range(30):
+    for _ in range(30):
         await it.put(f"bulk{number}", order("there", Priority.BULK), size_bytes=5_000)
     await it.put("small", order("there", Priority.HIGH), size_bytes=1)
     await it.put("large", order("there", Priority.HIGH), size_bytes=5_000)
