@@ -156,7 +156,7 @@ async def test_while_a_destination_is_away_one_small_urgent_item_probes_and_the_
         return DONE
 
     there = Played("there", away)
-    for _ in range(30):
+    for number in range(30):
         await it.put(f"bulk{number}", order("there", Priority.BULK), size_bytes=5_000)
     await it.put("small", order("there", Priority.HIGH), size_bytes=1)
     await it.put("large", order("there", Priority.HIGH), size_bytes=5_000)
