@@ -60,6 +60,7 @@ COMMANDS = {
     "resume": Entry("queue", "resume", "Deliver again to one destination, or to all."),
     "fleet": Entry("fleet", "fleet", "Show every relay on the fleet's broker, live."),
     "spool": Entry("stored", "spool", "Inspect, salvage or copy out what is stored."),
+    "doctor": Entry("doctor", "doctor", "Gather everything that support asks first, secrets masked."),
     "schema": Entry("check", "schema", "Print a JSON Schema for editors and consumers."),
     "sandbox": Entry("sandbox", "sandbox", "Serve strict stand-ins of the APIs on loopback."),
     "demo": Entry("demo", "demo", "Show a drive through a dead zone, live, with the real relay on this machine."),
