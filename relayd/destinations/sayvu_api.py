@@ -167,7 +167,14 @@ def ids(category: int, subcategory: int | None) -> dict[str, JSON]:
 
 
 def look_up(known: Sequence[Category], category: int | str, subcategory: int | str | None) -> dict[str, JSON]:
-    """The ids of names, without regard to case. Raises Rejected with the nearest names."""
+    """The ids of names, without regard to case; the name of one subcategory stands for the category above it too.
+    Raises Rejected with the nearest names."""
+    if subcategory is None and not is_id(category):
+        below = [
+            (above, one) for above in known for one in above.children if _folded(one.text) == _folded(str(category))
+        ]
+        if len(below) == 1 and _folded(str(category)) not in {_folded(one.text) for one in known}:
+            return ids(below[0][0].id, below[0][1].id)
     found = _find(known, category, "category")
     if subcategory is None:
         return ids(found.id, None)

@@ -130,6 +130,12 @@ async def test_a_report_says_where_what_and_for_whom(tmp_path: Path) -> None:
     }
 
 
+async def test_the_name_of_a_subcategory_alone_stands_for_both(tmp_path: Path) -> None:
+    async with played(tmp_path) as (sandbox, relay):
+        assert isinstance(await tried(relay, category="panic button"), Receipt)
+    assert sandbox.reports[FIRST].body["category"] == {"category_id": 3, "subcategory_id": 31}
+
+
 async def test_a_phone_that_is_not_international_costs_the_phone_and_not_the_report(tmp_path: Path) -> None:
     async with played(tmp_path) as (sandbox, relay):
         receipt = await tried(relay, reporter={"name": "Driver 12", "phone": "12 34"})
