@@ -1,7 +1,8 @@
 """The way in: capture → rules → spool, one commit.
 
 Promises: when `put` returns, the item and every delivery that the rules ask for are on disk, together. It refuses with
-SpoolFull while there is no room, and the source keeps the original. Rules that fail never keep an item out.
+SpoolFull while there is no room, and the source keeps the original. Rules that fail never keep an item out; what
+of them could not be answered is stored with it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Intake:
         decision = self._rules.decide(provisional_item(capture), self._device)
         for trouble in decision.trouble:
             log.warning("%s from %s: %s", printable(capture.name), capture.source, trouble)
-        item = await self._spool.put(capture, decision.orders, now=clock.now())
+        item = await self._spool.put(capture, decision.orders, now=clock.now(), trouble=decision.trouble)
         log.debug("accepted %s (%s) from %s", item.id, printable(item.name), item.source)
         return item
 

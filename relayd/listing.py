@@ -28,6 +28,7 @@ def item_row(summary: ItemSummary) -> dict[str, Any]:
         "state": summary.state.value,
         "reason": summary.reason,
         "priority": None if summary.priority is None else summary.priority.word,
+        "trouble": list(summary.trouble),
         "deliveries": [_delivery(delivery) for delivery in summary.deliveries],
     }
 
@@ -42,6 +43,7 @@ def quarantined_row(entry: QuarantinedFile) -> dict[str, Any]:
         "state": "quarantined",
         "reason": entry.reason,
         "at": rfc3339(entry.at),
+        "trouble": [],
         "deliveries": [],
     }
 
@@ -54,6 +56,7 @@ def item_document(detail: ItemDetail) -> dict[str, Any]:
         "state": detail.state.value,
         "reason": detail.reason,
         "priority": None if detail.priority is None else detail.priority.word,
+        "trouble": list(detail.trouble),
         "sha256": item.sha256,
         "md5": item.md5,
         "topic": item.topic,
@@ -136,6 +139,9 @@ def _sentences(detail: ItemDetail, view_of: ViewOf, now: float) -> Iterator[str]
     )
     if not detail.deliveries:
         yield "No rule wanted it, so it is kept for a while in case an incident claims it."
+    if detail.trouble:
+        said = "; ".join(map(printable, detail.trouble))
+        yield f"When it came, not every condition could be answered, and such a rule counts as not matched: {said}."
     if detail.reason:
         yield f"{_capital(detail.reason)}."
     for one in detail.deliveries:

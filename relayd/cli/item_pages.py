@@ -45,10 +45,16 @@ def listed(page: Document, *, state: str | None, now: float) -> list[Block]:
 def _queue(found: list[Mapping[str, Any]], now: float) -> Table:
     rows = []
     for item in found:
-        story = "; ".join([f"{escaped(item['name'])} from {escaped(item['source'])}", *map(_short, item["deliveries"])])
+        called = f"{escaped(item['name'])} from {escaped(item['source'])}"
+        story = "; ".join([called, *map(_short, item["deliveries"]), *_trouble(item)])
         age = relative(item["accepted_at"], now).removesuffix(" ago")
         rows.append((escaped(item["id"]), item["state"], size(item["size"]), age, story))
     return Table(_ITEMS, rows)
+
+
+def _trouble(item: Mapping[str, Any]) -> Iterator[str]:
+    if item.get("trouble"):
+        yield "a condition could not be answered (see `relayd items show`)"
 
 
 def _short(delivery: Mapping[str, Any]) -> str:
@@ -90,6 +96,8 @@ def _rest(item: Document) -> Iterator[Block]:
         yield Line(f"{escaped(key)} {escaped(str(value))}")
     if item["reason"]:
         yield Line(escaped(item["reason"]), state=item["state"])
+    for sentence in item.get("trouble", ()):
+        yield Line(f"did not match: {escaped(sentence)}", state="fault")
     if not item["content_kept"] and item["state"] != "delivered":
         yield Line("its content is no longer kept")
     if not item["deliveries"]:

@@ -22,6 +22,7 @@ from relayd.spool.rows import (
     location_of,
     priority_of,
     signed,
+    trouble_to_json,
 )
 from relayd.spool.states import create_deliveries, settle
 
@@ -36,7 +37,14 @@ class Content:
 
 
 def accept(
-    change: Change, capture: Capture, content: Content, orders: Sequence[Order], *, item_id: str, now: float
+    change: Change,
+    capture: Capture,
+    content: Content,
+    orders: Sequence[Order],
+    *,
+    item_id: str,
+    now: float,
+    trouble: Sequence[str] = (),
 ) -> Item:
     """The item as stored; the one that is there already if this very file, or message, was accepted before."""
     origin = _origin_of(capture)
@@ -45,7 +53,7 @@ def accept(
         if known is not None:
             return _existing(change, known, capture, content, now)
     item = _new_item(capture, content, item_id, now)
-    seq = _insert(change, item, capture, priority_of(orders))
+    seq = _insert(change, item, capture, priority_of(orders), trouble)
     create_deliveries(change, seq, orders, now=now)
     if origin is not None:
         remember(change, capture.source, origin, item=item_id, reason=None, now=now)
@@ -147,11 +155,11 @@ def _new_item(capture: Capture, content: Content, item_id: str, now: float) -> I
     )
 
 
-def _insert(change: Change, item: Item, capture: Capture, priority: int) -> int:
+def _insert(change: Change, item: Item, capture: Capture, priority: int, trouble: Sequence[str]) -> int:
     cursor = change.db.execute(
         "INSERT INTO items (id, source, name, kind, content_type, size_bytes, sha256, md5, captured_at, accepted_at,"
-        " payload, topic, attributes, location, origin_path, state, priority, has_content)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?, 1)",
+        " payload, topic, attributes, location, origin_path, state, priority, has_content, trouble)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?, 1, ?)",
         (
             item.id,
             item.source,
@@ -169,6 +177,7 @@ def _insert(change: Change, item: Item, capture: Capture, priority: int) -> int:
             location_of(item.location),
             None if capture.file is None else capture.file.origin.path,
             priority,
+            trouble_to_json(trouble),
         ),
     )
     seq = cursor.lastrowid

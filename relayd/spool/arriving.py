@@ -28,18 +28,26 @@ EVICTION_ROUNDS = 8
 """Space that was let go may take its time (somebody still reads the file): rather refuse than evict on and on."""
 
 
-async def take_message(engine: Engine, capture: Capture, orders: Sequence[Order], *, now: float) -> Item:
+async def take_message(
+    engine: Engine, capture: Capture, orders: Sequence[Order], *, now: float, trouble: Sequence[str] = ()
+) -> Item:
     """The short way: no file, so nothing to take back; the commit goes on even if the caller is cancelled."""
     if capture.file is not None:
         raise ValueError("a message lives in its row: hand its bytes over as payload")
     payload = capture.payload or b""
     _within_limit(engine, len(payload))
     with await _claim(engine, Need(size_bytes=on_disk(len(payload)) + ROW_BYTES), priority_of(orders), now):
-        return await _commit(engine, capture, _measure(payload), orders, new_id(now), now)
+        return await _commit(engine, capture, _measure(payload), orders, trouble, new_id(now), now)
 
 
 async def take_media(
-    engine: Engine, capture: Capture, source_fd: int | None, orders: Sequence[Order], *, now: float
+    engine: Engine,
+    capture: Capture,
+    source_fd: int | None,
+    orders: Sequence[Order],
+    *,
+    now: float,
+    trouble: Sequence[str] = (),
 ) -> Item:
     """Durable when it returns. Closes `source_fd`, a descriptor of the caller's that is given away."""
     with _closing(source_fd):
@@ -47,11 +55,16 @@ async def take_media(
         _within_limit(engine, size_bytes)
         need = Need(size_bytes=on_disk(size_bytes) + ROW_BYTES, inodes=1)
         with await _claim(engine, need, priority_of(orders), now):
-            return await _stage_and_commit(engine, capture, source_fd, orders, now)
+            return await _stage_and_commit(engine, capture, source_fd, orders, trouble, now)
 
 
 async def _stage_and_commit(
-    engine: Engine, capture: Capture, source_fd: int | None, orders: Sequence[Order], now: float
+    engine: Engine,
+    capture: Capture,
+    source_fd: int | None,
+    orders: Sequence[Order],
+    trouble: Sequence[str],
+    now: float,
 ) -> Item:
     item_id = new_id(now)
     engine.arriving.add(item_id)  # the sweeper keeps its hands off until the row is there
@@ -61,7 +74,7 @@ async def _stage_and_commit(
         )
         content = Content(size_bytes=staged.size_bytes, sha256=staged.sha256, md5=staged.md5)
         try:
-            item = await _commit(engine, capture, content, orders, item_id, now)
+            item = await _commit(engine, capture, content, orders, trouble, item_id, now)
         except Exception:
             # The pages of a commit that failed may still reach the disk: then the row needs its file, and
             # otherwise the file is a stray that does no harm.
@@ -76,9 +89,17 @@ async def _stage_and_commit(
 
 
 async def _commit(
-    engine: Engine, capture: Capture, content: Content, orders: Sequence[Order], item_id: str, now: float
+    engine: Engine,
+    capture: Capture,
+    content: Content,
+    orders: Sequence[Order],
+    trouble: Sequence[str],
+    item_id: str,
+    now: float,
 ) -> Item:
-    operation = partial(accept, capture=capture, content=content, orders=orders, item_id=item_id, now=now)
+    operation = partial(
+        accept, capture=capture, content=content, orders=orders, item_id=item_id, now=now, trouble=trouble
+    )
     return await engine.write(operation, weight=len(capture.payload or b""), grows=True)
 
 

@@ -56,16 +56,18 @@ class Spool(Desk):
 
     # --- the way in
 
-    async def put(self, capture: Capture, orders: Sequence[Order], *, now: float) -> Item:
+    async def put(self, capture: Capture, orders: Sequence[Order], *, now: float, trouble: Sequence[str] = ()) -> Item:
         """Durable when it returns: only then unlink the original or acknowledge the message. The same file of the same
-        source gives the same item again. Goes on to its end if the caller is cancelled.
+        source gives the same item again. Goes on to its end if the caller is cancelled. `trouble` is kept with it: what
+        of the rules could not be answered.
 
         Raises SpoolFull (keep the original, wait), Quarantined (too large), Unsettled (somebody writes to it).
         """
+        owed, told = tuple(orders), tuple(trouble)
         if capture.kind is Kind.MESSAGE:
-            return await arriving.take_message(self._engine, capture, tuple(orders), now=now)
+            return await arriving.take_message(self._engine, capture, owed, now=now, trouble=told)
         descriptor = None if capture.file is None else os.dup(capture.file.descriptor)
-        work = arriving.take_media(self._engine, capture, descriptor, tuple(orders), now=now)
+        work = arriving.take_media(self._engine, capture, descriptor, owed, now=now, trouble=told)
         return await self._engine.shielded(work, f"put {capture.source}")
 
     async def add_orders(self, item_id: str, orders: Sequence[Order], *, now: float) -> None:

@@ -11,7 +11,15 @@ from collections.abc import Sequence
 from relayd.model import Item, Known, Outcome, Priority, State
 from relayd.spool.delivering import steps_of
 from relayd.spool.records import AttemptRecord, DeliveryDetail, ItemDetail, ItemSummary, QuarantinedFile
-from relayd.spool.rows import ITEM_COLUMNS, delivery_from, fields_from, item_from, origin_from, priority_from
+from relayd.spool.rows import (
+    ITEM_COLUMNS,
+    delivery_from,
+    fields_from,
+    item_from,
+    origin_from,
+    priority_from,
+    trouble_from,
+)
 
 
 def items(
@@ -51,6 +59,7 @@ def item(db: sqlite3.Connection, item_id: str) -> ItemDetail | None:
         has_content=bool(row["has_content"]),
         ended_at=row["ended_at"],
         deliveries=tuple(_detail(db, delivery, item_id) for delivery in deliveries),
+        trouble=trouble_from(row),
     )
 
 
@@ -133,6 +142,7 @@ def _summary(db: sqlite3.Connection, row: sqlite3.Row) -> ItemSummary:
         has_content=bool(row["has_content"]),
         ended_at=row["ended_at"],
         deliveries=tuple(delivery_from(delivery, row["id"]) for delivery in deliveries),
+        trouble=trouble_from(row),
     )
 
 

@@ -26,7 +26,8 @@ class Begun:
 class ItemSummary:
     """One line of a list. `priority` is the most urgent of its deliveries, None if no rule wanted the item.
 
-    `reason` says why an item ended where no delivery can tell. `item.payload` is left out of lists.
+    `reason` says why an item ended where no delivery can tell; `trouble` what of the rules could not be answered when
+    it came. `item.payload` is left out of lists.
     """
 
     item: Item
@@ -36,6 +37,7 @@ class ItemSummary:
     has_content: bool
     ended_at: float | None
     deliveries: tuple[Delivery, ...]
+    trouble: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +66,7 @@ class DeliveryDetail:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemDetail:
-    """Everything that is known of one item."""
+    """Everything that is known of one item; `trouble` as in ItemSummary."""
 
     item: Item
     state: State
@@ -73,6 +75,7 @@ class ItemDetail:
     has_content: bool
     ended_at: float | None
     deliveries: tuple[DeliveryDetail, ...]
+    trouble: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

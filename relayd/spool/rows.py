@@ -29,9 +29,12 @@ from relayd.spool.records import Step
 ITEM_COLUMNS = (
     "items.seq, items.id, items.source, items.name, items.kind, items.content_type, items.size_bytes, items.sha256,"
     " items.md5, items.captured_at, items.accepted_at, items.topic, items.attributes, items.location,"
-    " items.origin_path, items.state, items.priority, items.has_content, items.ended_at, items.reason"
+    " items.origin_path, items.state, items.priority, items.has_content, items.ended_at, items.reason, items.trouble"
 )
 """Everything but the payload."""
+
+MOST_TROUBLE, LONGEST_TROUBLE = 20, 1_000
+"""Sentences kept of what the rules could not answer, and characters of each."""
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
@@ -60,6 +63,15 @@ def attributes_of(capture: Capture) -> str:
 
 def location_of(location: Location | None) -> str | None:
     return None if location is None else to_json(asdict(location))
+
+
+def trouble_to_json(trouble: Sequence[str]) -> str:
+    return to_json([sentence[:LONGEST_TROUBLE] for sentence in trouble[:MOST_TROUBLE]])
+
+
+def trouble_from(row: sqlite3.Row) -> tuple[str, ...]:
+    """From a row with ITEM_COLUMNS."""
+    return tuple(json.loads(row["trouble"]))
 
 
 def orders_to_json(orders: Iterable[Order]) -> str:

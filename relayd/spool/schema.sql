@@ -23,7 +23,8 @@ CREATE TABLE items (
     priority     INTEGER NOT NULL CHECK (priority BETWEEN 0 AND 4), -- most urgent of its deliveries; 4: no rule wanted it
     has_content  INTEGER NOT NULL CHECK (has_content IN (0, 1)), -- whether the media file or the payload is still kept
     ended_at     REAL, -- when it stopped being pending; NULL while it is
-    reason       TEXT NOT NULL DEFAULT '' -- why it ended, where no delivery can tell: evicted, unclaimed
+    reason       TEXT NOT NULL DEFAULT '', -- why it ended, where no delivery can tell: evicted, unclaimed
+    trouble      TEXT NOT NULL DEFAULT '[]' -- JSON list of sentences: what of the rules could not be answered when it came
 ) STRICT;
 
 -- Room is made, and the oldest is found, class by class.

@@ -23,10 +23,12 @@ def unlink_before_commit() -> None:
     """Take the original away first, and store it afterwards."""
     whole_put = Spool.put
 
-    async def put(self: Spool, capture: Capture, orders: Sequence[Order], *, now: float) -> Item:
+    async def put(
+        self: Spool, capture: Capture, orders: Sequence[Order], *, now: float, trouble: Sequence[str] = ()
+    ) -> Item:
         if capture.file is not None:
             Path(f"/proc/self/fd/{capture.file.descriptor}").readlink().unlink()
-        return await whole_put(self, capture, orders, now=now)
+        return await whole_put(self, capture, orders, now=now, trouble=trouble)
 
     Spool.put = put  # type: ignore[method-assign]
 

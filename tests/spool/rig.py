@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from relayd.model import Capture, Kind, OpenFile, Order, Origin, Priority
-from relayd.spool import Begun, Spool, SpoolConfig
+from relayd.spool import Begun, Spool, SpoolConfig, database
 
 NOW = 1_800_000_000.0
 DAY = 86_400.0
@@ -31,6 +33,20 @@ async def opened(config: SpoolConfig, now: float = NOW) -> AsyncIterator[Spool]:
         yield spool
     finally:
         await spool.close()
+
+
+def to_first_shape(db: sqlite3.Connection) -> None:
+    """Undo every migration, the newest first: shapes have only grown so far."""
+    db.create_function("without_comments", 1, lambda sql: re.sub(r" *--.*", "", sql))  # they hinder DROP COLUMN
+    db.execute("PRAGMA writable_schema = ON")
+    db.execute("UPDATE sqlite_schema SET sql = without_comments(sql) WHERE sql IS NOT NULL")
+    db.execute("PRAGMA writable_schema = RESET")
+    for step in reversed(database.migrations()):
+        for table, name in re.findall(r"ALTER TABLE (\w+) ADD COLUMN (\w+)", step.sql):
+            db.execute(f"ALTER TABLE {table} DROP COLUMN {name}")
+        for what, name in re.findall(r"CREATE (TABLE|INDEX) (\w+)", step.sql):
+            db.execute(f"DROP {what} {name}")
+    db.execute("PRAGMA user_version = 1")
 
 
 def message(payload: bytes = b"{}", *, source: str = "panic", kind: Kind = Kind.MESSAGE) -> Capture:

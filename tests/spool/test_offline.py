@@ -13,7 +13,7 @@ from relayd.errors import SpoolError, SpoolLocked
 from relayd.model import Kind, Outcome, Receipt, State
 from relayd.spool import SpoolConfig, check, export, repair
 from relayd.spool.rows import new_id
-from tests.spool.rig import NOW, adds_up, begun, config, media_names, message, opened, order
+from tests.spool.rig import NOW, adds_up, begun, config, media_names, message, opened, order, to_first_shape
 
 
 async def filled(settings: SpoolConfig) -> list[str]:
@@ -123,8 +123,8 @@ async def test_check_lists_at_most_a_hundred_problems_and_counts_all(tmp_path: P
 async def test_a_spool_of_an_older_shape_is_not_called_damaged_and_repair_brings_it_up_to_date(tmp_path: Path) -> None:
     settings = config(tmp_path)
     await filled(settings)
-    for sql in ("DROP INDEX items_media", "DROP TABLE events", "DROP TABLE commands", "PRAGMA user_version = 1"):
-        change(settings, sql)
+    with contextlib.closing(sqlite3.connect(settings.path / "spool.db", isolation_level=None)) as db:
+        to_first_shape(db)
     report = check(settings.path)
     assert report.numbers == {"shape": 1}
     assert "older relayd" in report.problems[0]

@@ -14,7 +14,7 @@ from relayd.errors import Quarantined, SpoolError, Unsettled
 from relayd.files import hold_lease, release_lease
 from relayd.model import Kind, Location, Priority, State
 from relayd.spool import Spool
-from relayd.spool.rows import is_id, new_id
+from relayd.spool.rows import LONGEST_TROUBLE, MOST_TROUBLE, is_id, new_id
 from tests.spool.rig import NOW, adds_up, camera_file, config, media_names, message, opened, order
 
 
@@ -46,6 +46,21 @@ async def test_a_message_lives_in_its_row(tmp_path: Path) -> None:
         assert detail is not None
         assert detail.item.payload == b'{"pressed": true}'
         assert media_names(spool.folder) == []
+
+
+async def test_what_the_rules_could_not_answer_stays_with_the_item_within_bounds(tmp_path: Path) -> None:
+    said = ("rule 'panic': its condition cannot be answered", "x" * 5_000, *(str(number) for number in range(50)))
+    async with opened(config(tmp_path)) as spool:
+        item = await spool.put(message(), [order()], now=NOW, trouble=said)
+        media = await spool.put(message(b"\xff\xd8", kind=Kind.MEDIA), [], now=NOW, trouble=said[:1])
+    async with opened(config(tmp_path)) as spool:
+        detail, other = await spool.item(item.id), await spool.item(media.id)
+        assert detail is not None
+        assert other is not None
+        assert detail.trouble == (said[0], "x" * LONGEST_TROUBLE, *said[2:MOST_TROUBLE])
+        assert other.trouble == said[:1]
+        listed = await spool.items(state=None, source=None, destination=None, before=None, limit=10)
+        assert [one.trouble for one in listed] == [other.trouble, detail.trouble]
 
 
 async def test_media_that_came_as_bytes_is_a_file(tmp_path: Path) -> None:
