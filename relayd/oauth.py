@@ -62,18 +62,27 @@ class ClientCredentials:
         self._login = asyncio.Lock()
 
     async def send(
-        self, method: str, url: URL, *, headers: Mapping[str, str] | None = None, body: bytes | Body = b""
+        self,
+        method: str,
+        url: URL,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | Body = b"",
+        is_repeatable: bool = True,
     ) -> Answer:
-        """One authorized exchange, as `HttpClient.send`; on a 401 once more with a new token, then LoginRefused."""
+        """One authorized exchange, as `HttpClient.send`; on a 401 once more with a new token, then LoginRefused.
+        `nothing_happened` says where it got no further than the login; a 401 counts as that."""
         token = await self._current(refused=None)
-        answer = await self._send_with(token, method, url, headers, body)
+        answer = await self._send_with(token, method, url, headers, body, is_repeatable=is_repeatable)
         if answer.status != 401:
             return answer
         token = await self._current(refused=token)
-        answer = await self._send_with(token, method, url, headers, body)
+        answer = await self._send_with(token, method, url, headers, body, is_repeatable=is_repeatable)
         if answer.status == 401:
             self._forget(token)
-            raise LoginRefused(f"{answer.refusal()}, with a new token too: check the rights of this client_id")
+            raise LoginRefused(
+                f"{answer.refusal()}, with a new token too: this client_id may lack the permission, check its rights"
+            ).harmless()
         return answer
 
     async def log_in(self) -> None:
@@ -81,11 +90,22 @@ class ClientCredentials:
         self._token = None
         await self._current(refused=None)
 
+    def renew(self) -> None:
+        """Fetch a new token at the next call: this one was refused in other words than a 401."""
+        self._token = None
+
     async def _send_with(
-        self, token: _Token, method: str, url: URL, headers: Mapping[str, str] | None, body: bytes | Body
+        self,
+        token: _Token,
+        method: str,
+        url: URL,
+        headers: Mapping[str, str] | None,
+        body: bytes | Body,
+        *,
+        is_repeatable: bool,
     ) -> Answer:
         authorized = {**(headers or {}), "Authorization": f"Bearer {token.value}"}
-        return await self._client.send(method, url, headers=authorized, body=body)
+        return await self._client.send(method, url, headers=authorized, body=body, is_repeatable=is_repeatable)
 
     async def _current(self, *, refused: _Token | None) -> _Token:
         """The cached token, unless it is about to end or is the one just refused; all who wait share one login."""
@@ -95,7 +115,9 @@ class ClientCredentials:
                 try:
                     cached = self._token = await self._fetch()
                 except TryAgain as error:  # a login that fails is nobody's item's fault
-                    raise Unavailable(f"no login: {error}") from None
+                    raise Unavailable(f"no login: {error}").harmless() from None
+                except Unavailable as error:  # and nothing but the login was tried
+                    raise error.harmless() from None
             return cached
 
     def _forget(self, token: _Token) -> None:

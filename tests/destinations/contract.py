@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -57,6 +57,10 @@ class DeliveryContract(ABC):
     """The stored steps, in order."""
     broken: ClassVar[tuple[str, ...]] = BROKEN
     """Those faults of an answer that this API's answers can have."""
+    findable: ClassVar[tuple[str, ...]] = ()
+    """Steps whose effect a later try finds at the destination instead of repeating it."""
+    documented: ClassVar[Mapping[int, type[DeliveryError]]] = {}
+    """What each status that the API documents means for the last operation."""
 
     @abstractmethod
     def make(self, sandbox: Sandbox) -> Destination:
@@ -73,6 +77,8 @@ class DeliveryContract(ABC):
             metafunc.parametrize("broken", self.broken)
         if "step" in metafunc.fixturenames:
             metafunc.parametrize("step", self.steps)
+        if "documented_status" in metafunc.fixturenames:
+            metafunc.parametrize("documented_status", sorted(self.documented))
 
     @pytest.fixture
     async def sandbox(self) -> AsyncIterator[Sandbox]:
@@ -146,6 +152,15 @@ class DeliveryContract(ABC):
         await line.put(CONTENT)
         self.check_delivered(sandbox, await line.deliver(tries=1), CONTENT)
 
+    async def test_a_documented_status_means_what_the_api_says_it_means(
+        self, sandbox: Sandbox, line: Line, documented_status: int
+    ) -> None:
+        sandbox.script(f"{self.operations[-1]} status {documented_status}")
+        await line.put(CONTENT)
+        outcome = await line.attempt()
+        assert type(outcome) is self.documented[documented_status], outcome
+        assert sandbox.count(self.operations[-1], effect=True) == 0
+
     # --- crashes
 
     async def test_a_crash_after_a_step_repeats_nothing_before_it(
@@ -166,7 +181,7 @@ class DeliveryContract(ABC):
             await line.attempt(dies_at=step, is_stored=False)
         await line.restart()
         self.check_delivered(sandbox, await line.deliver(tries=1), CONTENT)
-        repeated = self.operations[self.steps.index(step)]
+        repeated = "" if step in self.findable else self.operations[self.steps.index(step)]
         counts = {operation: sandbox.count(operation) for operation in self.operations}
         assert counts == {operation: 1 + (operation == repeated) for operation in self.operations}
 
@@ -212,7 +227,8 @@ class DestinationContract(DeliveryContract):
     """The first operation that carries the token."""
 
     def __init_subclass__(cls) -> None:
-        cls.logins, cls.look, cls.slow = (cls.login,), cls.login, cls.operations[1]
+        cls.logins, cls.look = (cls.login,), cls.login
+        cls.slow = cls.operations[min(1, len(cls.operations) - 1)]
 
     async def test_one_login_serves_many_deliveries_at_once(self, sandbox: Sandbox, line: Line) -> None:
         for number in range(6):

@@ -10,7 +10,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import trustme
@@ -51,6 +51,7 @@ class TestRapidSOSKeepsTheContract(DestinationContract):
     operations = ("slot", "store", "resolve")
     steps = ("slot", "store", "resolve")
     authorized = "slot"
+    documented: ClassVar = {401: LoginRefused, 429: Unavailable, 500: TryAgain, 503: Unavailable}
 
     def make(self, sandbox: Sandbox) -> RapidSOS:
         return make(sandbox.url)

@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from pydantic import ValidationError
@@ -84,6 +84,15 @@ class TestSayVUKeepsTheContract(DeliveryContract):
     look = "categories"
     slow = "report"
     steps = ("report",)
+    documented: ClassVar = {
+        400: Rejected,
+        401: LoginRefused,
+        404: LoginRefused,
+        413: Rejected,
+        429: Unavailable,
+        500: TryAgain,
+        503: Unavailable,
+    }
 
     def make(self, sandbox: Sandbox) -> SayVU:
         return make(sandbox.url)

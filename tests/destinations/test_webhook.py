@@ -10,7 +10,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from pydantic import ValidationError
@@ -48,6 +48,14 @@ class TestWebhookKeepsTheContract(DeliveryContract):
     slow = "webhook"
     steps = ()
     broken = tuple(fault for fault in BROKEN if fault != "schema")  # any JSON is an answer here
+    documented: ClassVar = {
+        400: Rejected,
+        401: LoginRefused,
+        404: LoginRefused,
+        422: Rejected,
+        429: Unavailable,
+        500: TryAgain,
+    }
 
     def make(self, sandbox: Sandbox) -> Webhook:
         return make(sandbox.url, **SIGNED)

@@ -89,8 +89,9 @@ async def test_a_second_401_is_a_refused_login_after_exactly_one_renewal(api: An
     await call(client, login)
     served.said = {"access_token": "never-good", "expires_in": 3600}
     served.good.clear()
-    with pytest.raises(LoginRefused, match="new token"):
+    with pytest.raises(LoginRefused, match="may lack the permission") as caught:
         await call(client, login)
+    assert caught.value.nothing_happened
     assert served.calls == {"token": 2, "resource": 3}
     served.said = None
     assert await call(client, login) == 200
@@ -176,6 +177,25 @@ async def test_a_lifetime_in_any_shape_is_bounded_and_ends_early(
     passed = kept_seconds + 61
     await call(client, login)
     assert served.calls["token"] == (2 if kept_seconds else 3)
+
+
+@pytest.mark.parametrize("said", ["no token", None])
+async def test_a_call_that_got_no_further_than_the_login_has_done_nothing(api: Any, said: Any) -> None:
+    served, client, login = api
+    served.said = said
+    served.refuses = {FORM: 503} if said is None else {}
+    with pytest.raises(Unavailable) as caught:
+        await call(client, login)
+    assert caught.value.nothing_happened
+    assert served.calls["resource"] == 0
+
+
+async def test_a_token_that_is_renewed_by_hand_is_fetched_at_the_next_call(api: Any) -> None:
+    served, client, login = api
+    await call(client, login)
+    login.renew()
+    assert await call(client, login) == 200
+    assert served.calls["token"] == 2
 
 
 async def test_a_jump_of_the_wall_clock_changes_nothing(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
