@@ -12,6 +12,7 @@ from typing import Any
 import click
 from pydantic import ValidationError
 
+from relayd.sandbox import watcher
 from relayd.sandbox.faults import ACTIONS, OPERATIONS, FaultError
 from relayd.sandbox.server import Sandbox
 
@@ -69,6 +70,11 @@ async def _serve(served: Sandbox) -> None:
     with contextlib.suppress(BrokenPipeError):
         click.echo(f"relayd sandbox: {served.url}")
         click.echo(f"client_id {served.settings.client_id}, client_secret {served.settings.client_secret}")
+        click.echo(
+            f"watcher: url {served.url}{watcher.PREFIX}, login {served.settings.watcher_login}, password"
+            f" {served.settings.watcher_password}; show the newest token to a camera: curl -X POST"
+            f" {served.url}/_sandbox/watcher/scan"
+        )
         click.echo(f"what is stored: {served.folder}, requests: {served.url}/_sandbox/log")
     try:
         await stop.wait()

@@ -27,7 +27,11 @@ async def answer(sandbox: Sandbox, request: web.BaseRequest) -> web.Response:
         return web.json_response({"error": f"{request.host} is no loopback name"}, status=421)
     try:
         body = await request.content.read(_BODY_LIMIT)
-        found = _answer(sandbox, request.method, request.path.removeprefix(PREFIX), body)
+        path = request.path.removeprefix(PREFIX)
+        if path.startswith("/watcher"):
+            found = await _watcher(sandbox, request.method, path.removeprefix("/watcher"), body)
+        else:
+            found = _answer(sandbox, request.method, path, body)
     except (ValueError, KeyError, TypeError) as error:
         return web.json_response({"error": str(error)}, status=400)
     if found is None:
@@ -51,6 +55,29 @@ def _answer(sandbox: Sandbox, method: str, path: str, body: bytes) -> object:
             }
         case "POST", _:
             return _change(sandbox, path, _read_object(body))
+    return None
+
+
+async def _watcher(sandbox: Sandbox, method: str, path: str, body: bytes) -> object:
+    """What only cameras and people before them do at a real Watcher."""
+    watcher = sandbox.watcher
+    match method, path:
+        case "GET", "":
+            return {
+                "activations": [asdict(each) for each in watcher.activations.values()],
+                "streams": {name: asdict(stream) for name, stream in watcher.streams.items()},
+                "messages": watcher.messages,
+                "episodes": watcher.episodes,
+            }
+        case "POST", "/scan":
+            token = _read_object(body).get("token")
+            return {"stream_name": watcher.scan(None if token is None else str(token))}
+        case "POST", "/alive":
+            wish = _read_object(body)
+            watcher.streams[str(wish["stream"])].alive = bool(wish["alive"])
+            return {"alive": bool(wish["alive"])}
+        case "POST", "/episode":
+            return await watcher.add_episode(**_read_object(body))
     return None
 
 

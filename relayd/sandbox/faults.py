@@ -26,6 +26,8 @@ OPERATIONS = (
     *("token", "slot", "store", "resolve", "fetch"),
     *("webhook", "look"),
     *("categories", "report", "message", "image"),
+    *("signin", "profile", "organizations", "folders", "presets", "activate", "activation"),
+    *("stream", "save", "ptz", "reboot", "tell", "episodes"),
     "any",
 )
 

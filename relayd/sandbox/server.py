@@ -22,16 +22,17 @@ from typing import Any
 from aiohttp import web
 
 from relayd import clock
-from relayd.sandbox import control, sayvu, webhook, wrong_answers
+from relayd.sandbox import control, sayvu, watcher, webhook, wrong_answers
 from relayd.sandbox.exchange import Dropped, Entry, Exchange, drop, new_entry
 from relayd.sandbox.faults import Fault, Script
 from relayd.sandbox.refusal import ApiRefusal, Refusal, StorageRefusal
 from relayd.sandbox.resource_manager import ResourceManager
+from relayd.sandbox.routes import Route
 from relayd.sandbox.settings import Settings
 from relayd.sandbox.shelf import Shelf, StoredObject
 from relayd.sandbox.storage import Storage
 
-_ROUTES: tuple[tuple[str, str, re.Pattern[str]], ...] = (
+_ROUTES: tuple[Route, ...] = (
     ("token", "POST", re.compile(r"/oauth/token")),
     ("slot", "POST", re.compile(r"/v1/resources")),
     ("resolve", "GET", re.compile(r"/v1/resources/(?P<reference>.+)/resolve")),
@@ -43,7 +44,9 @@ _ROUTES: tuple[tuple[str, str, re.Pattern[str]], ...] = (
     ("report", "POST", re.compile(r"/reports")),
     ("message", "POST", re.compile(r"/reports/(?P<report>[^/]+)/chat/messages")),
     ("image", "POST", re.compile(r"/reports/(?P<report>[^/]+)/images")),
+    *watcher.ROUTES,
 )
+_OF_WATCHER = frozenset(operation for operation, _, _ in watcher.ROUTES)
 _LOG_LIMIT = 200_000
 
 
@@ -72,6 +75,7 @@ class Sandbox:
         self._storage = Storage(self.settings, self._shelf)
         self._hook = webhook.Hook(self.settings)
         self._center = sayvu.ControlCenter(self.settings)
+        self.watcher = watcher.Watcher(self.settings)
         self._transports: set[asyncio.Transport] = set()
         self._skew_seconds = 0.0
         self._number = 0
@@ -153,6 +157,7 @@ class Sandbox:
     def revoke_tokens(self) -> None:
         """From now on no token issued so far is honoured."""
         self._manager.revoke()
+        self.watcher.revoke()
 
     def advance(self, seconds: float) -> None:
         """Move the sandbox's clock against the machine's."""
@@ -240,6 +245,8 @@ class Sandbox:
                     return web.Response(status=405, headers={"Allow": "POST"})
                 case "categories" | "report" | "message" | "image":
                     return await self._center.take(exchange, found.get("report", ""))
+                case operation if operation in _OF_WATCHER:
+                    return await self.watcher.take(exchange, found)
         except Refusal as refusal:
             entry.note = str(refusal)
             return refusal.answer()

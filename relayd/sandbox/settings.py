@@ -70,6 +70,23 @@ class Settings(BaseModel):
     sayvu_reporter: bool = True
     """Whether a reporter is linked to the key; if not, a report without one is refused."""
 
+    watcher_login: str = "gateway"
+    watcher_password: str = "sandbox-password"  # noqa: S105
+    watcher_token_seconds: float = Field(default=900, gt=0)
+    """How long an access token is honoured."""
+    watcher_refresh: Literal["rotate", "same", "none"] = "rotate"
+    """Whether a refresh token is good once, for ever, or there is none."""
+    watcher_organizations: int = Field(default=2, ge=1, le=3)
+    """How many organizations the user belongs to; with one, it need not be named."""
+    watcher_page: int = Field(default=1, ge=1)
+    """How many entries a page of a list has at most."""
+    watcher_ids: Literal["numbers", "strings"] = "numbers"
+    """How ids are written in lists and streams."""
+    watcher_provisioned: Literal["stream_name", "camera_name"] = "stream_name"
+    """What an activated token calls its stream."""
+    watcher_rights: str = "can_edit_streams can_use_ptz can_use_actions can_send_messages"
+    """What the user may do."""
+
     bucket: str = "sandbox-media"
     region: str = "us-east-1"
     access_key: str = "SANDBOXKEYID00000000"
