@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from relayd import clock
 from relayd.arguments import arguments_of
-from relayd.destinations.base import Attempt, Destination, DestinationConfig, Step
-from relayd.errors import SpoolError
+from relayd.destinations.base import Attempt, Destination, DestinationConfig, Sibling, Step
+from relayd.errors import Rejected, SpoolError
 from relayd.files import printable
-from relayd.model import DestinationView, Device, Priority, Receipt
+from relayd.model import DestinationView, Device, Fields, Outcome, Priority, Receipt
 from relayd.retry import BREAKER_FAILURES, Backoff, Verdict, judge
 from relayd.spool import Begun, Spool
 from relayd.traffic import Traffic
@@ -214,12 +214,24 @@ class Worker:
         return Attempt(
             item=begun.item,
             delivery=begun.delivery,
-            arguments=arguments_of(begun.delivery, begun.item, self._device, self._destination.actions),
+            arguments=self._arguments(begun),
             device=self._device,
             open_media=lambda: self._spool.open_media(begun.item.id),
             store=_SureSteps(self._spool, self._surely),
             steps=begun.steps,
+            siblings=lambda: self._siblings(begun),
         )
+
+    def _arguments(self, begun: Begun) -> Fields:
+        return arguments_of(begun.delivery, begun.item, self._device, self._destination.actions)
+
+    async def _siblings(self, begun: Begun) -> AsyncIterator[Sibling]:
+        async for other in self._spool.siblings(begun.delivery):
+            try:
+                arguments: Fields | None = self._arguments(other)
+            except Rejected:
+                arguments = None
+            yield Sibling(item=other.item, delivery=other.delivery, arguments=arguments, steps=other.steps)
 
     # --- recording
 
@@ -285,6 +297,8 @@ class Worker:
     # --- pausing
 
     def _count(self, verdict: Verdict, *, is_probe: bool) -> None:
+        if verdict.outcome is Outcome.NOT_READY:
+            return  # it may not have asked anybody: no proof that the destination is there
         if not verdict.counts_as_failure:
             self._answered()
             return
@@ -331,3 +345,6 @@ class _SureSteps:
 
     async def store_step(self, delivery_id: int, name: str, result: Step) -> None:
         await self.surely(lambda: self.spool.store_step(delivery_id, name, result))
+
+    async def tell(self, delivery_ids: Sequence[int], name: str, known: Step | None) -> None:
+        await self.surely(lambda: self.spool.tell(delivery_ids, name, known))

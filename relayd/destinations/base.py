@@ -10,7 +10,8 @@ import hashlib
 import os
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar, Protocol
 
 from pydantic import BaseModel, Field
@@ -42,6 +43,25 @@ class StepStore(Protocol):
 
     async def store_step(self, delivery_id: int, name: str, result: Step) -> None: ...
 
+    async def tell(self, delivery_ids: Sequence[int], name: str, known: Step | None) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sibling:
+    """Another pending delivery of the same destination and action. `arguments` are filled in; None if they cannot be,
+    so that it will be refused when its turn comes. `steps` are what its own tries have done, or what it was told."""
+
+    item: Item
+    delivery: Delivery
+    arguments: Fields | None
+    steps: Mapping[str, Step | None]
+
+
+async def _alone() -> AsyncIterator[Sibling]:
+    nobody: tuple[Sibling, ...] = ()
+    for one in nobody:
+        yield one
+
 
 class Attempt:
     """One try at one delivery: what to send, and the memory of what earlier tries have already done.
@@ -60,7 +80,10 @@ class Attempt:
         open_media: Callable[[], BinaryIO],
         store: StepStore,
         steps: Mapping[str, Step | None],
+        siblings: Callable[[], AsyncIterator[Sibling]] = _alone,
     ) -> None:
+        self.siblings = siblings
+        """What else the destination is owed by this action, oldest first; read while it is looked through."""
         self.item = item
         self.delivery = delivery
         self.arguments = arguments
@@ -142,6 +165,11 @@ class Attempt:
         """Store what is known now of something that nobody can look up, in place of what was noted before."""
         await self._store.store_step(self.delivery.id, name, known)
         self._steps[name] = known
+
+    async def tell(self, siblings: Sequence[Sibling], name: str, known: Step | None) -> None:
+        """Give these a step `name` with this result, in one commit (None: nothing new), and have them tried at once."""
+        if siblings:
+            await self._store.tell([sibling.delivery.id for sibling in siblings], name, known)
 
     async def count(self, name: str, most: int) -> int:
         """Count one more `name` across tries and crashes and return how many there are now, at most `most`.

@@ -11,14 +11,14 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import BinaryIO
 
 from relayd import clock
-from relayd.model import Capture, Item, Kind, Known, Order, Origin, Outcome, Priority, Receipt, State
-from relayd.spool import accepting, arriving, delivering, lists, upkeep
+from relayd.model import Capture, Delivery, Item, Kind, Known, Order, Origin, Outcome, Priority, Receipt, State
+from relayd.spool import accepting, arriving, delivering, lists, siblings, upkeep
 from relayd.spool.correspondence import Correspondence
 from relayd.spool.delivering import Wanted
 from relayd.spool.desk import Desk
@@ -179,6 +179,17 @@ class Spool(Desk):
     async def store_step(self, delivery_id: int, name: str, result: Step) -> None:
         """The effect has happened, with this result."""
         await self._write(partial(delivering.store_step, delivery=delivery_id, name=name, result=result))
+
+    async def siblings(self, delivery: Delivery) -> AsyncIterator[Begun]:
+        """What else its destination is owed by the same action, oldest first; read as it is asked for."""
+        ids = await self._engine.read(siblings.ids, delivery)
+        for start in range(0, len(ids), siblings.PAGE):
+            for found in await self._engine.read(siblings.page, ids[start : start + siblings.PAGE]):
+                yield found
+
+    async def tell(self, delivery_ids: Sequence[int], name: str, known: Step | None) -> None:
+        """These deliveries have a step `name` with this result from now on (None: nothing new), and are due at once."""
+        await self._write(partial(siblings.tell, deliveries=delivery_ids, name=name, known=known, now=clock.now()))
 
     # --- the ledger of sources
 

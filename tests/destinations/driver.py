@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from relayd import clock, mediatype
-from relayd.destinations.base import Attempt, Destination, Step, StepStore
+from relayd.destinations.base import Attempt, Destination, Sibling, Step, StepStore
 from relayd.errors import DeliveryError
 from relayd.files import origin_of
 from relayd.model import Capture, Device, Fields, Item, Kind, OpenFile, Order, Priority, Receipt
@@ -45,6 +45,13 @@ class _Dying:
         if name == self._step and not self._is_stored:
             raise PowerCut(name)
         await self._store.store_step(delivery_id, name, result)
+        if name == self._step:
+            raise PowerCut(name)
+
+    async def tell(self, delivery_ids: Sequence[int], name: str, known: Step | None) -> None:
+        if name == self._step and not self._is_stored:
+            raise PowerCut(name)
+        await self._store.tell(delivery_ids, name, known)
         if name == self._step:
             raise PowerCut(name)
 
@@ -156,18 +163,25 @@ class Line:
         )
 
     def _attempt(self, begun: Begun, dies_at: str | None, *, is_stored: bool) -> Attempt:
-        model = self.destination.actions[begun.delivery.action]
-        arguments = model.model_validate(dict(begun.delivery.arguments)).model_dump(mode="json")
         store: StepStore = self.spool if dies_at is None else _Dying(self.spool, dies_at, is_stored=is_stored)
         return Attempt(
             item=begun.item,
             delivery=begun.delivery,
-            arguments=arguments,
+            arguments=self._arguments(begun),
             device=Device(id="test", name="Test"),
             open_media=lambda: self.spool.open_media(begun.item.id),
             store=store,
             steps=begun.steps,
+            siblings=lambda: self._siblings(begun),
         )
+
+    def _arguments(self, begun: Begun) -> Fields:
+        model = self.destination.actions[begun.delivery.action]
+        return model.model_validate(dict(begun.delivery.arguments)).model_dump(mode="json")
+
+    async def _siblings(self, begun: Begun) -> AsyncIterator[Sibling]:
+        async for other in self.spool.siblings(begun.delivery):
+            yield Sibling(item=other.item, delivery=other.delivery, arguments=self._arguments(other), steps=other.steps)
 
     async def _record(self, begun: Begun, error: DeliveryError) -> None:
         verdict = judge(error, attempts=begun.delivery.attempts, backoff=NO_WAIT)

@@ -46,6 +46,9 @@ class NoSteps:
     async def store_step(self, delivery_id: int, name: str, result: Any) -> None:
         raise AssertionError("publishing stores no steps")
 
+    async def tell(self, delivery_ids: Any, name: str, known: Any) -> None:
+        raise AssertionError("publishing tells nobody")
+
 
 def attempt(
     content: bytes, *, kind: Kind = Kind.MESSAGE, came_on: str | None = "vehicle/panic", **more: Any

@@ -283,6 +283,44 @@ async def test_not_ready_waits_without_counting_as_a_failure(it: Stage) -> None:
     assert worker.view().state == "ok"
 
 
+async def test_not_ready_is_no_proof_that_the_destination_is_back(it: Stage) -> None:
+    async def away(attempt: Attempt) -> Receipt:
+        if attempt.item.name == "follower":
+            raise NotReady("the first one is not there yet", retry_after_seconds=60)
+        raise Unavailable("no route")
+
+    await it.put("first", size_bytes=100)
+    there = Played("there", away)
+    worker = it.start(there)
+    await it.until(lambda: worker.view().state == "waiting", "paused")
+    await it.put("follower")
+    await it.until(lambda: "follower" in there.seen, "the follower was the probe")
+    tries = there.seen.count("first")
+    await it.until(lambda: there.seen.count("first") > tries, "the first one was a probe again")
+    assert worker.view().state == "waiting"
+    assert worker.view().reason == "no route"
+    assert there.seen.count("follower") == 1
+
+
+async def test_a_delivery_sees_its_siblings_filled_in_and_tells_them(it: Stage) -> None:
+    heard: list[tuple[str, object]] = []
+
+    async def once_for_all(attempt: Attempt) -> Receipt:
+        if attempt.recall("told") is None:
+            others = [other async for other in attempt.siblings()]
+            heard.extend((other.item.name, other.arguments) for other in others)
+            await attempt.tell(others, "told", {"by": attempt.item.name})
+        return DONE
+
+    await it.put("first")
+    await it.put("second", order("there", text="{{ item.name }}!"))
+    await it.put("third", order("there", text="{{ receipt.id }}"))
+    await it.put("elsewhere", order("elsewhere"))
+    it.start(Played("there", once_for_all))
+    await it.until(lambda: it.spool.counters.destinations["there"].pending == 0, "all ended")
+    assert heard == [("second", {"text": "second!"}), ("third", None)]
+
+
 async def test_rewind_forgets_the_step_and_what_came_after_it_only(it: Stage) -> None:
     made: list[str] = []
 
