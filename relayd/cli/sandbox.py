@@ -12,7 +12,7 @@ from typing import Any
 import click
 from pydantic import ValidationError
 
-from relayd.sandbox import watcher
+from relayd.sandbox import cachet, watcher
 from relayd.sandbox.faults import ACTIONS, OPERATIONS, FaultError
 from relayd.sandbox.server import Sandbox
 
@@ -74,6 +74,10 @@ async def _serve(served: Sandbox) -> None:
             f"watcher: url {served.url}{watcher.PREFIX}, login {served.settings.watcher_login}, password"
             f" {served.settings.watcher_password}; show the newest token to a camera: curl -X POST"
             f" {served.url}/_sandbox/watcher/scan"
+        )
+        click.echo(
+            f"cachet: url {served.url}{cachet.PREFIX}, token {served.settings.cachet_token}; what is on the page:"
+            f" {served.url}/_sandbox/cachet"
         )
         click.echo(f"what is stored: {served.folder}, requests: {served.url}/_sandbox/log")
     try:

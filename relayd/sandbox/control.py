@@ -14,6 +14,7 @@ from aiohttp import web
 from relayd.sandbox.faults import ACTIONS, FaultError
 
 if TYPE_CHECKING:
+    from relayd.sandbox.cachet import Incident
     from relayd.sandbox.server import Sandbox
 
 PREFIX = "/_sandbox"
@@ -43,6 +44,8 @@ def _answer(sandbox: Sandbox, method: str, path: str, body: bytes) -> object:
     match method, path:
         case "GET", "/log":
             return {"log": [asdict(entry) for entry in sandbox.log]}
+        case "GET", "/cachet":
+            return {"incidents": [_shown(each) for each in sandbox.cachet.incidents.values()]}
         case "GET", "/objects":
             return {"objects": [asdict(stored) for stored in sandbox.objects.values()]}
         case "GET", "" | "/":
@@ -56,6 +59,17 @@ def _answer(sandbox: Sandbox, method: str, path: str, body: bytes) -> object:
         case "POST", _:
             return _change(sandbox, path, _read_object(body))
     return None
+
+
+def _shown(incident: Incident) -> dict[str, object]:
+    """An incident of the status page as its readers see it."""
+    return {
+        "id": incident.id,
+        **incident.body.model_dump(exclude_unset=True),
+        "message": incident.message,
+        "status": incident.status,
+        "updates": [asdict(update) for update in incident.updates],
+    }
 
 
 async def _watcher(sandbox: Sandbox, method: str, path: str, body: bytes) -> object:

@@ -28,6 +28,7 @@ OPERATIONS = (
     *("categories", "report", "message", "image"),
     *("signin", "profile", "organizations", "folders", "presets", "activate", "activation"),
     *("stream", "save", "ptz", "reboot", "tell", "episodes"),
+    *("ping", "incidents", "incident", "shown", "edit", "updates", "update", "amend", "components", "component"),
     "any",
 )
 

@@ -22,7 +22,7 @@ from typing import Any
 from aiohttp import web
 
 from relayd import clock
-from relayd.sandbox import control, sayvu, watcher, webhook, wrong_answers
+from relayd.sandbox import cachet, control, sayvu, watcher, webhook, wrong_answers
 from relayd.sandbox.exchange import Dropped, Entry, Exchange, drop, new_entry
 from relayd.sandbox.faults import Fault, Script
 from relayd.sandbox.refusal import ApiRefusal, Refusal, StorageRefusal
@@ -45,8 +45,10 @@ _ROUTES: tuple[Route, ...] = (
     ("message", "POST", re.compile(r"/reports/(?P<report>[^/]+)/chat/messages")),
     ("image", "POST", re.compile(r"/reports/(?P<report>[^/]+)/images")),
     *watcher.ROUTES,
+    *cachet.ROUTES,
 )
 _OF_WATCHER = frozenset(operation for operation, _, _ in watcher.ROUTES)
+_OF_CACHET = frozenset(operation for operation, _, _ in cachet.ROUTES)
 _LOG_LIMIT = 200_000
 
 
@@ -76,6 +78,7 @@ class Sandbox:
         self._hook = webhook.Hook(self.settings)
         self._center = sayvu.ControlCenter(self.settings)
         self.watcher = watcher.Watcher(self.settings)
+        self.cachet = cachet.StatusPage(self.settings)
         self._transports: set[asyncio.Transport] = set()
         self._skew_seconds = 0.0
         self._number = 0
@@ -247,6 +250,8 @@ class Sandbox:
                     return await self._center.take(exchange, found.get("report", ""))
                 case operation if operation in _OF_WATCHER:
                     return await self.watcher.take(exchange, found)
+                case operation if operation in _OF_CACHET:
+                    return await self.cachet.take(exchange, found)
         except Refusal as refusal:
             entry.note = str(refusal)
             return refusal.answer()

@@ -87,6 +87,21 @@ class Settings(BaseModel):
     watcher_rights: str = "can_edit_streams can_use_ptz can_use_actions can_send_messages"
     """What the user may do."""
 
+    cachet_token: str = "1|sandbox"  # noqa: S105
+    """The token of the status page."""
+    cachet_abilities: str = "incidents.manage incident-updates.manage components.manage"
+    """What that token may do."""
+    cachet_rights: Literal["last", "first"] = "last"
+    """Whether rights are looked at after the body, as the real one does, or before everything else."""
+    cachet_enabled: bool = True
+    """Whether the API is switched on; if not, every call is answered 404."""
+    cachet_protected: bool = False
+    """Whether reading needs the token too."""
+    cachet_meta: bool = True
+    """Whether lists can be filtered by metadata; servers before July 2026 refuse that."""
+    cachet_rate_limit: int = Field(default=300, ge=1)
+    """Requests a minute."""
+
     bucket: str = "sandbox-media"
     region: str = "us-east-1"
     access_key: str = "SANDBOXKEYID00000000"
