@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from relayd import credstore
 from relayd.errors import SecretMissing
 
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*(B|kB|KB|KiB|MB|MiB|GB|GiB|TB|TiB)")
@@ -116,27 +117,22 @@ class Secret(Section):
     def reveal(self) -> str:
         """The value, read now (so that a renewed secret is seen). Raises SecretMissing with the remedy."""
         if self.env is not None:
-            value = os.environ.get(self.env, "")
-            if not value:
+            if not os.environ.get(self.env):
                 raise SecretMissing(f"environment variable {self.env} is not set")
-            return value
-        path = self.file if self.file is not None else self._credential_path()
-        try:
-            value = path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SecretMissing(f"cannot read the secret in {self.place}: {error.__class__.__name__}") from None
+            return os.environ[self.env]
+        kind, name = ("file", str(self.file)) if self.file is not None else ("credential", self.credential or "")
+        typed = credstore.held(kind, name)
+        value = self._read(name) if typed is None else typed
         if not value:
             raise SecretMissing(f"the secret in {self.place} is empty")
         return value
 
-    def _credential_path(self) -> Path:
-        folder = os.environ.get("CREDENTIALS_DIRECTORY")
-        if folder is None:
-            raise SecretMissing(
-                f"credential {self.credential} is only there when systemd starts relayd with LoadCredential; "
-                "outside a service write { file = … } or { env = … }"
-            )
-        return Path(folder) / (self.credential or "")
+    def _read(self, name: str) -> str:
+        try:
+            raw = credstore.read_credential(name) if self.file is None else self.file.read_bytes()
+            return raw.decode("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SecretMissing(f"cannot read the secret in {self.place}: {error.__class__.__name__}") from None
 
     def __repr__(self) -> str:
         return "Secret(***)"

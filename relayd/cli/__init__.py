@@ -61,6 +61,9 @@ COMMANDS = {
     "fleet": Entry("fleet", "fleet", "Show every relay on the fleet's broker, live."),
     "spool": Entry("stored", "spool", "Inspect, salvage or copy out what is stored."),
     "doctor": Entry("doctor", "doctor", "Gather everything that support asks first, secrets masked."),
+    "credential": Entry(
+        "credential", "credential", "Store, list or remove secrets that the service may read and nobody else."
+    ),
     "schema": Entry("check", "schema", "Print a JSON Schema for editors and consumers."),
     "sandbox": Entry("sandbox", "sandbox", "Serve strict stand-ins of the APIs on loopback."),
     "demo": Entry("demo", "demo", "Show a drive through a dead zone, live, with the real relay on this machine."),

@@ -127,6 +127,11 @@ def read(files: Sequence[FilePath] | None) -> Document:
 
 def read_leniently(files: Sequence[FilePath] | None) -> dict[str, Any]:
     """As much of the configuration as can be read; for those who need one value of it and not a judgement."""
+    return read_document_leniently(files).table
+
+
+def read_document_leniently(files: Sequence[FilePath] | None) -> Document:
+    """The same, with what is known of where each part was written."""
     document = Document()
     for path in _system_files([]) if files is None else files:
         try:
@@ -134,7 +139,7 @@ def read_leniently(files: Sequence[FilePath] | None) -> dict[str, Any]:
             document.add(_File(path, content, _parsed(path, content)))
         except (ConfigError, RecursionError):
             continue
-    return document.table
+    return document
 
 
 def _system_files(problems: list[Problem]) -> Iterator[FilePath]:
