@@ -117,8 +117,9 @@ def listed(named: Mapping[str, Sequence[str]], root: Path = SYSTEM) -> list[Stor
         beginning = credstore.ENCRYPTED_BEGINNING
         found = [path for path in _files(credstore.ENCRYPTED_FOLDER) if path.name.startswith(beginning)]
         places |= {path.name.removeprefix(beginning): path for path in found}
-        # Handed over by a line of the unit that somebody else wrote.
-        running = {path.name: path for path in _files(credstore.RUNNING_FOLDER) if path.name in named}
+        # Handed over by a line of the unit that somebody else wrote; by one of ours it may be the empty one.
+        others = [path for path in _files(credstore.RUNNING_FOLDER) if path.name in named]
+        running = {path.name: path for path in others if not dropins.place(DROP_IN + path.name).exists()}
         places = running | places
     return [
         Stored(

@@ -311,6 +311,19 @@ def test_a_technician_finds_what_the_running_service_was_given(system: Path) -> 
         Secret(credential="other").reveal()
 
 
+def test_the_empty_one_that_stands_for_a_lost_file_is_missing_in_the_list(system: Path, config: Path) -> None:
+    call("credential", "add", "rapidsos", typed=VALUE.encode())
+    (system / "credstore.encrypted" / "relayd.rapidsos").unlink()
+    (system / "running").mkdir()
+    (system / "running" / "rapidsos").write_text("\n")
+    (system / "running" / "hook").write_text("by hand")
+    found = json.loads(call("--config", config, "credential", "list", "--json").stdout)
+    assert [(one["name"], one["stored"], one["loaded_by_unit"]) for one in found] == [
+        ("hook", True, True),
+        ("rapidsos", False, False),
+    ]
+
+
 def test_within_the_service_only_what_systemd_handed_over_counts(system: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     call("credential", "add", "rapidsos", typed=VALUE.encode())
     handed = system / "handed"
