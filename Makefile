@@ -8,7 +8,10 @@ WORKERS ?= auto
 # `make test PYTEST="-k spool -x"` runs a part.
 PYTEST ?=
 
-.PHONY: help demo test lint format types system bench storm lock clean venv venv-run
+# make deb DEB_ARCH=arm64: for another machine than this one.
+DEB_ARCH ?=
+
+.PHONY: help demo test lint format types system deb deb-check bench storm lock clean venv venv-run
 
 help:                   ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -29,10 +32,16 @@ format: venv            ## lay the code out anew
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-system: venv            ## rigs that need root: Prism, radosgw, mounts; installs its Debian and npm packages
+system: venv            ## rigs that need root: Prism, radosgw, mounts, a booted Debian; installs its Debian and npm packages
 	@[ "$$(id -u)" = 0 ] || { echo "relayd: the system rigs mount and install; run: sudo make system" >&2; exit 1; }
 	@tools/need system
 	$(BIN)/pytest -m system -p no:xdist $(PYTEST)
+
+deb:                    ## the Debian package, in dist/; DEB_ARCH=arm64 or amd64 for another machine
+	@tools/deb $(DEB_ARCH)
+
+deb-check: venv         ## the package for both machines: reproducible, lintian, what is in it
+	$(BIN)/pytest -m system -p no:xdist tests/system/test_package.py $(PYTEST)
 
 bench: venv             ## side-by-side measurements; fails where a design number does not hold
 	@tools/need bench

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""tools/bundle.py FOLDER WHEELS: turns what pip put into FOLDER (from the wheels in WHEELS) into what the Debian package carries.
+"""tools/bundle.py FOLDER WHEELS: makes of what pip put into FOLDER, from WHEELS, what the Debian package carries.
 
-Takes out what relayd does not run on (tools that only build it, sources of compiled parts, records of this installation),
-and writes FOLDER/../relayd.cdx.json, the bill of materials (CycloneDX). Needs nothing but the standard library.
+Takes out what relayd does not run on (what only builds it, sources of compiled parts, records of this installation) and
+writes FOLDER/../relayd.cdx.json, the bill of materials (CycloneDX). Needs nothing but the standard library.
 Promises: the same wheels give the same bytes; a dependency that is missing or that nobody asked for is an error.
 """
 
@@ -21,7 +21,21 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
-USELESS = ("*.pyi", "*.pyx", "*.pxd", "*.pxi", "*.c", "*.h", "*.hash", "py.typed", "RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
+USELESS = (
+    "*.pyi",
+    "*.pyx",
+    "*.pxd",
+    "*.pxi",
+    "*.c",
+    "*.h",
+    "*.hash",
+    "py.typed",
+    "_testcapi*",
+    "RECORD",
+    "INSTALLER",
+    "REQUESTED",
+    "direct_url.json",
+)
 BUILD_ONLY = frozenset({"hatchling", "packaging", "pathspec", "pluggy", "trove-classifiers", "tomlkit"})
 """What the lock has for building; anything else that nobody asks for would be a mistake in the lock."""
 
@@ -84,13 +98,21 @@ def _bill(project: dict[str, Any], parts: list[Distribution], wheels: Path) -> d
     components = []
     for part in parts:
         name, version = normal(part.metadata["Name"]), part.version
-        component: dict[str, Any] = {"type": "library", "bom-ref": f"pkg:pypi/{name}@{version}", "name": name, "version": version}
+        component: dict[str, Any] = {
+            "type": "library",
+            "bom-ref": f"pkg:pypi/{name}@{version}",
+            "name": name,
+            "version": version,
+        }
         component["hashes"] = [{"alg": "SHA-256", "content": digests[name, version]}]
         component["licenses"] = [_licence(part)]
         component["purl"] = f"pkg:pypi/{name}@{version}"
         components.append(component)
     root = f"pkg:deb/relayd@{project['version']}"
-    depends = [{"ref": root, "dependsOn": [one["bom-ref"] for one in components]}, *({"ref": one["bom-ref"]} for one in components)]
+    depends = [
+        {"ref": root, "dependsOn": [one["bom-ref"] for one in components]},
+        *({"ref": one["bom-ref"]} for one in components),
+    ]
     serial = uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(components))
     own = {"type": "application", "bom-ref": root, "name": "relayd", "version": project["version"], "purl": root}
     own_licence = {"licenses": [{"license": {"id": project["license"]}}]}
@@ -112,11 +134,13 @@ def _wheel_key(path: Path) -> tuple[str, str]:
 
 def _licence(part: Distribution) -> dict[str, Any]:
     """As the package says it: an SPDX expression, or else its own words."""
-    said = part.metadata.get("License-Expression")
+    said = part.metadata.get_all("License-Expression", [])
     if said:
-        return {"expression": said}
-    classifiers = [one.rpartition(" :: ")[2] for one in part.metadata.get_all("Classifier", []) if one.startswith("License ::")]
-    words = classifiers[0] if classifiers else (part.metadata.get("License") or "").splitlines()[0]
+        return {"expression": said[0]}
+    classifiers = [
+        one.rpartition(" :: ")[2] for one in part.metadata.get_all("Classifier", []) if one.startswith("License ::")
+    ]
+    words = classifiers[0] if classifiers else part.metadata.get_all("License", [""])[0].splitlines()[0]
     return {"license": {"name": words}}
 
 

@@ -46,6 +46,14 @@ SIGNALS = (
     ("SIGTERM, SIGINT", "Stop cleanly; what was under way is due again at the next start."),
     ("SIGHUP", "Read the configuration again; one that cannot be used changes nothing and is said in the status."),
 )
+INTRODUCTION = """
+relayd reads `/etc/relayd/relayd.toml`, then `/etc/relayd/conf.d/*.toml` in the order of their names: tables are merged,
+rules are added, anything else is replaced. `relayd check` names every error with its line, `systemctl reload relayd`
+puts a changed configuration in force.
+
+Sizes are written `"500MB"` or `"2GiB"`, durations `"250ms"`, `"30s"`, `"10m"` or `"7d"`. Unknown keys are errors. A
+secret is never written here: it is `{ credential = "name" }`, `{ file = "/path" }` or `{ env = "NAME" }`.
+"""
 NAMED = {"broker": "NAME", "link": "INTERFACE", "source": "NAME", "destination": "NAME"}
 
 
@@ -59,7 +67,7 @@ def write_all(folder: Path) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
-# --- relayd(8)
+# --- the page of the commands
 
 
 def commands_page() -> str:
@@ -114,7 +122,7 @@ def _without_codes(text: str) -> str:
     return re.sub(r"^Exit codes:.*?(?:\n\n|\Z)", "", inspect.cleandoc(text), flags=re.DOTALL | re.MULTILINE)
 
 
-# --- relayd.toml(5)
+# --- the page of the configuration
 
 
 def configuration_page() -> str:
@@ -123,15 +131,7 @@ def configuration_page() -> str:
     lines = [
         *_head("relayd.toml", "5", "configuration of relayd"),
         ".SH DESCRIPTION",
-        *_prose(
-            "relayd reads `/etc/relayd/relayd.toml`, then `/etc/relayd/conf.d/*.toml` in the order of their names: tables are"
-            " merged, rules are added, anything else is replaced. `relayd check` names every error with its line, `relayd"
-            " init` writes a first configuration, `systemctl reload relayd` puts a new one in force."
-        ),
-        *_prose(
-            'Sizes are written `"500MB"` or `"2GiB"`, durations `"250ms"`, `"30s"`, `"10m"` or `"7d"`. Unknown keys are errors.'
-            ' A secret is never written here: it is `{ credential = "name" }`, `{ file = "/path" }` or `{ env = "NAME" }`.'
-        ),
+        *_prose(INTRODUCTION),
     ]
     for header, section in each_section(schema):
         lines += [f".SH {_plain(header)}", *_prose(section.get("description", ""))]
