@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-SCRIPTS = ["tools/need", "tools/venv", "tools/lock", ".ci/run"]
+SCRIPTS = ["tools/need", "tools/venv", "tools/lock", "tools/deb", "tools/platforms", ".ci/run"]
 
 
 def normal(name: str) -> str:
