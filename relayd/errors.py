@@ -99,7 +99,14 @@ class Unavailable(DeliveryError):
 
 
 class LoginRefused(Unavailable):
-    """The destination refuses our credentials: a fault of the destination's configuration, not of the item."""
+    """The destination refuses our credentials: a fault of the destination's configuration, not of the item.
+
+    `remedy` is what the technician can do about this very refusal; empty: what is usual there.
+    """
+
+    def __init__(self, text: str, *, retry_after_seconds: float | None = None, remedy: str = "") -> None:
+        super().__init__(text, retry_after_seconds=retry_after_seconds)
+        self.remedy = remedy
 
 
 class NotReady(DeliveryError):

@@ -113,7 +113,7 @@ async def _log_in(log_in: Callable[[], Awaitable[None]], remedy: str) -> tuple[b
     try:
         await log_in()
     except LoginRefused as error:
-        return False, str(error), remedy
+        return False, str(error), error.remedy or remedy
     except DeliveryError as error:
         return False, str(error), "check url; if it is right, wait for the provider"
     return True, "accepted", ""

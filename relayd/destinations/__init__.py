@@ -19,6 +19,7 @@ from relayd.destinations.base import Destination, DestinationConfig
 from relayd.surroundings import Surroundings
 
 TYPES: Mapping[str, str] = {
+    "cachet": "relayd.destinations.cachet:Cachet",
     "folder": "relayd.destinations.copy:Copy",
     "mqtt": "relayd.destinations.publish:Publish",
     "rapidsos": "relayd.destinations.rapidsos:RapidSOS",
@@ -32,7 +33,6 @@ GROUP = "relayd.destinations"
 
 PLANNED: Mapping[str, str] = {
     "incidentshare": "relayd.destinations.incidentshare:PLANNED",
-    "cachet": "relayd.destinations.cachet:PLANNED",
     "watcher": "relayd.destinations.watcher:PLANNED",
 }
 """Type → its models, where nothing delivers yet."""

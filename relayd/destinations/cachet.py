@@ -1,78 +1,104 @@
-"""Cachet v3: incidents and components of a status page. So far its configuration only.
+"""Cachet v3: a status page that shows one incident for each fault, and the status of components.
 
-Arguments are named as in the API's own pages; texts are templates.
+Promises: an incident carries a marker, so that after a lost answer it is looked for before anything is sent again, and
+so that the end of a fault finds it. What is known of a fault when its turn comes is told at once: one that came and
+went while the link was away is one finished incident, however often. Deliveries of one fault go in their order; an end
+never overtakes its beginning. Resolved is by an update with status 4, once.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field
+from pydantic import BaseModel
 
-from relayd.destinations import Models
-from relayd.destinations.base import DestinationConfig
-from relayd.fields import Secret, Section
-from relayd.httpconfig import HttpConfig
+from relayd import httpcheck
+from relayd.destinations import cachet_api as api
+from relayd.destinations.base import Attempt, Destination, Sibling, Step
+from relayd.destinations.cachet_events import Event, event_of
+from relayd.destinations.cachet_incident import DONE, Telling
+from relayd.destinations.cachet_models import CachetConfig, ComponentArguments, IncidentArguments
+from relayd.destinations.cachet_order import TOLD, later
+from relayd.destinations.cachet_page import Page
+from relayd.errors import Rejected, TryAgain
+from relayd.model import Finding, Receipt
 
-ComponentStatus = Annotated[int, Field(ge=1, le=6, examples=[3])]
-"""1 operational, 2 performance issues, 3 partial outage, 4 major outage, 5 unknown, 6 under maintenance."""
-ComponentId = Annotated[int, Field(ge=1, examples=[1])]
-
-
-class CachetConfig(HttpConfig, DestinationConfig):
-    """A status page; `url` ends in `/api`."""
-
-    type: Literal["cachet"]
-    """Always `cachet`."""
-    token: Secret
-    """Where the API token is; it needs incidents.manage, incident-updates.manage and components.manage."""
+if TYPE_CHECKING:
+    from relayd.surroundings import Surroundings
 
 
-class Component(Section):
-    """One of several components that an incident concerns."""
+class Cachet(Destination):
+    """One status page."""
 
-    id: ComponentId
-    """Number of the component."""
-    status: ComponentStatus
-    """What it becomes."""
+    Config = CachetConfig
+    actions: ClassVar[Mapping[str, type[BaseModel]]] = {
+        "incident": IncidentArguments,
+        "component": ComponentArguments,
+    }
+    receipt_fields = frozenset({"incident_id"})
+
+    def __init__(self, name: str, config: CachetConfig, surroundings: Surroundings | None = None) -> None:
+        self.name = name
+        self._config = config
+        self._page = Page(config)
+
+    async def deliver(self, attempt: Attempt) -> Receipt:
+        """Receipt: `incident_id`; None for a component, and where there is nothing to resolve."""
+        told = attempt.recall(TOLD)
+        if told is not None:
+            return _receipt(told)
+        act = self._component if attempt.delivery.action == "component" else self._incident
+        done, with_me, after_me = await act(attempt)
+        await attempt.tell(with_me, TOLD, {**done, "proof": f"told together with an earlier message: {done['proof']}"})
+        await attempt.tell(after_me[:1], TOLD, None)
+        return _receipt(done)
+
+    async def check(self) -> list[Finding]:
+        """Name, TCP, TLS, whether there is an API that takes the token, and which rights it is said to lack."""
+        remedy = "compare url and token with Cachet's settings"
+        found = await httpcheck.findings(self.name, self._page.client, self._page.log_in, remedy=remedy)
+        if all(finding.is_good for finding in found):
+            found.append(await self._page.rights(self.name))
+        return found
+
+    async def close(self) -> None:
+        await self._page.client.close()
+
+    async def _incident(self, attempt: Attempt) -> tuple[Step, list[Sibling], list[Sibling]]:
+        """What was done, and of those that came later about the same fault those that it was done for, and the rest."""
+
+        def said(sibling: Sibling) -> Event:
+            return event_of(sibling.item, sibling.delivery, sibling.arguments or {}, attempt.device)
+
+        me = event_of(attempt.item, attempt.delivery, attempt.arguments, attempt.device)
+        rest = await later(attempt, lambda sibling: said(sibling).key == me.key)
+        done = await Telling(self._page, self._config, attempt, me, [said(sibling) for sibling in rest]).run()
+        covers = done["covers"] if isinstance(done["covers"], list) else []
+        with_me = [sibling for sibling in rest if sibling.delivery.id in covers]
+        return done, with_me, [sibling for sibling in rest if sibling.delivery.id not in covers]
+
+    async def _component(self, attempt: Attempt) -> tuple[Step, list[Sibling], list[Sibling]]:
+        """The newest status that is wanted of the component; the same again changes nothing."""
+        number = ComponentArguments.model_validate(dict(attempt.arguments)).component_id
+        rest = await later(attempt, lambda sibling: (sibling.arguments or {}).get("component_id") == number)
+        newest = attempt.arguments if not rest else rest[-1].arguments or {}
+        status = ComponentArguments.model_validate(dict(newest)).status
+        return await attempt.step(DONE, self._set, number, status), rest, []
+
+    async def _set(self, number: int, status: int) -> Step:
+        what = f"component {number}"
+        try:
+            answer = await self._page.send(
+                "PUT", f"/components/{number}", {"status": status}, ability=api.MANAGE_COMPONENTS, of=what
+            )
+        except api.Gone as error:
+            raise Rejected(f"{error}: look for its number on the status page") from None
+        found = api.component_status(answer)
+        if found != status:
+            raise TryAgain(f"{answer.where} answered {answer.status}, and that {what} has status {found}, not {status}")
+        return {"incident_id": None, "proof": f"{answer.where} answered {answer.status}: {what} has status {status}"}
 
 
-class IncidentArguments(Section):
-    """`incident`: one incident per fault: opened, updated, and resolved when the fault is gone."""
-
-    name: Annotated[str | None, Field(max_length=200, examples=["{{ device.name }}: uplink lost"])] = None
-    """Title; absent: device and fault. A marker is added, by which it is found again."""
-    message: str | None = None
-    """Text (Markdown); absent: what the fault says."""
-    template: str | None = None
-    """Slug of an incident template of the status page, instead of `message`."""
-    template_vars: dict[str, str] | None = None
-    """Values for that template."""
-    visible: bool = False
-    """Whether everybody sees it, or signed-in users only."""
-    stickied: bool = False
-    """Whether it stays on top."""
-    notifications: bool = False
-    """Whether subscribers get a mail."""
-    component_id: ComponentId | None = None
-    """The component it concerns; `component_status` goes with it."""
-    component_status: ComponentStatus | None = None
-    """What that component becomes while the incident is open."""
-    components: tuple[Component, ...] = ()
-    """Several components at once, `{ id = 1, status = 3 }`."""
-
-
-class ComponentArguments(Section):
-    """`component`: set the status of a component."""
-
-    component_id: ComponentId
-    """Number of the component."""
-    status: ComponentStatus
-    """What it becomes."""
-
-
-PLANNED = Models(
-    config=CachetConfig,
-    actions={"incident": IncidentArguments, "component": ComponentArguments},
-    receipt=frozenset({"incident_id"}),
-)
+def _receipt(done: Step) -> Receipt:
+    return Receipt(proof=str(done["proof"]), fields={"incident_id": done["incident_id"]})
