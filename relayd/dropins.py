@@ -93,12 +93,17 @@ def is_ours(path: Path) -> bool:
 
 def reload(root: Path = Path("/")) -> str | None:
     """Have systemd read the units again, where one runs and they are its own; why that failed, or None."""
-    return _systemctl("daemon-reload") if root == Path("/") and SYSTEMD_RUNS.is_dir() else None
+    return _systemctl("daemon-reload") if has_systemd(root) else None
+
+
+def has_systemd(root: Path = Path("/")) -> bool:
+    """Whether a systemd runs here, and `root` is its own system."""
+    return root == Path("/") and SYSTEMD_RUNS.is_dir()
 
 
 def is_running() -> bool:
     """Whether systemd runs the relay at this moment: what changed counts from its next start."""
-    return SYSTEMD_RUNS.is_dir() and _systemctl("is-active", "--quiet", UNIT) is None
+    return has_systemd() and _systemctl("is-active", "--quiet", UNIT) is None
 
 
 def _systemctl(*words: str) -> str | None:

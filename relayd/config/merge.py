@@ -142,17 +142,23 @@ def read_document_leniently(files: Sequence[FilePath] | None) -> Document:
     return document
 
 
-def _system_files(problems: list[Problem]) -> Iterator[FilePath]:
-    yield MAIN_FILE
+def files_below(root: FilePath) -> list[FilePath] | None:
+    """The files of the system in the tree below `root`; None for the system itself."""
+    return None if root == FilePath("/") else list(_system_files([], root))
+
+
+def _system_files(problems: list[Problem], root: FilePath = FilePath("/")) -> Iterator[FilePath]:
+    yield root / MAIN_FILE.relative_to("/")
+    folder = root / DROP_IN_FOLDER.relative_to("/")
     try:
-        drop_ins = sorted(path for path in DROP_IN_FOLDER.iterdir() if path.suffix == ".toml" and path.is_file())
+        drop_ins = sorted(path for path in folder.iterdir() if path.suffix == ".toml" and path.is_file())
     except FileNotFoundError:
         return
     except OSError as error:
-        problems.append(_at(DROP_IN_FOLDER, f"cannot be listed: {error.strerror}"))
+        problems.append(_at(folder, f"cannot be listed: {error.strerror}"))
         return
     if len(drop_ins) > MOST_FILES:
-        problems.append(_at(DROP_IN_FOLDER, f"holds {len(drop_ins)} files, at most {MOST_FILES} are read"))
+        problems.append(_at(folder, f"holds {len(drop_ins)} files, at most {MOST_FILES} are read"))
         return
     yield from drop_ins
 
