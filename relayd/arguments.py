@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from relayd import rules
 from relayd.errors import Rejected
 from relayd.model import Delivery, Device, Fields, Item
+from relayd.templates import is_template
 
 
 def arguments_of(delivery: Delivery, item: Item, device: Device, actions: Mapping[str, type[BaseModel]]) -> Fields:
@@ -21,7 +22,7 @@ def arguments_of(delivery: Delivery, item: Item, device: Device, actions: Mappin
         raise Rejected(f"{delivery.destination} has no action {delivery.action!r}")
     context = rules.context(item, device, receipt=delivery.parent_receipt)
     try:
-        filled = rules.render(delivery.arguments, context)
+        filled = rules.render(with_defaults(model, delivery.arguments), context)
         return model.model_validate(dict(filled)).model_dump(mode="json", by_alias=True)
     except rules.TemplateError as error:
         raise Rejected(f"rule {delivery.rule!r}: {error}") from error
@@ -29,3 +30,9 @@ def arguments_of(delivery: Delivery, item: Item, device: Device, actions: Mappin
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise Rejected(f"rule {delivery.rule!r}: argument {key}: {first['msg']}") from error
+
+
+def with_defaults(model: type[BaseModel], written: Fields) -> Fields:
+    """The arguments as written, and the defaults that are templates themselves, which are filled in like them."""
+    named = {field.alias or name: field.default for name, field in model.model_fields.items()}
+    return {key: text for key, text in named.items() if isinstance(text, str) and is_template(text)} | dict(written)

@@ -14,6 +14,7 @@ from typing import Any
 import pydantic
 
 from relayd import clock, destinations, mediatype, rules
+from relayd.arguments import with_defaults
 from relayd.broker_filters import matches
 from relayd.config.sections import Config
 from relayd.config.words import plain, words_of
@@ -134,7 +135,7 @@ def _filled(
 ) -> tuple[dict[str, JSON], str | None]:
     """The arguments as they would be sent, or as they are written and why they cannot be filled in."""
     try:
-        filled = dict(rules.render(order.arguments, seen))
+        filled = dict(rules.render(with_defaults(model, order.arguments), seen))
     except rules.TemplateError as error:
         return dict(order.arguments), str(error)
     try:

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from relayd import clock, mediatype
+from relayd.arguments import arguments_of
 from relayd.destinations.base import Attempt, Destination, Sibling, Step, StepStore
 from relayd.errors import DeliveryError
 from relayd.files import origin_of
@@ -24,6 +25,7 @@ from relayd.spool import Begun, Spool, SpoolConfig
 
 NO_WAIT = Backoff(0.0, 0.0)
 """Every deferred delivery is due again at once."""
+DEVICE = Device(id="test", name="Test")
 
 
 class PowerCut(BaseException):
@@ -168,7 +170,7 @@ class Line:
             item=begun.item,
             delivery=begun.delivery,
             arguments=self._arguments(begun),
-            device=Device(id="test", name="Test"),
+            device=DEVICE,
             open_media=lambda: self.spool.open_media(begun.item.id),
             store=store,
             steps=begun.steps,
@@ -176,8 +178,7 @@ class Line:
         )
 
     def _arguments(self, begun: Begun) -> Fields:
-        model = self.destination.actions[begun.delivery.action]
-        return model.model_validate(dict(begun.delivery.arguments)).model_dump(mode="json")
+        return arguments_of(begun.delivery, begun.item, DEVICE, self.destination.actions)
 
     async def _siblings(self, begun: Begun) -> AsyncIterator[Sibling]:
         async for other in self.spool.siblings(begun.delivery):

@@ -42,6 +42,12 @@ async def test_a_file_is_copied_byte_for_byte_and_the_receipt_says_where(copying
     assert "SHA-256" in receipt.proof
 
 
+async def test_a_rule_that_names_no_path_copies_under_the_name_of_the_file(copying: Line, disk: Path) -> None:
+    await copying.put(CONTENT)
+    await copying.deliver(tries=1)
+    assert files(disk) == {"clip-0001.jpg": CONTENT}
+
+
 async def test_a_message_is_copied_as_its_payload(copying: Line, disk: Path) -> None:
     await copying.put(b'{"pressed":true}', "panic", "application/json", kind=Kind.MESSAGE, path="panic.json")
     await copying.deliver(tries=1)
