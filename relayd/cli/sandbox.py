@@ -79,6 +79,10 @@ async def _serve(served: Sandbox) -> None:
             f"cachet: url {served.url}{cachet.PREFIX}, token {served.settings.cachet_token}; what is on the page:"
             f" {served.url}/_sandbox/cachet"
         )
+        click.echo(
+            f"incidentshare: url {served.url}, the same client_id and client_secret; streams that are there:"
+            f" {served.settings.share_channels}; what was sent and taken: {served.url}/_sandbox/incidentshare"
+        )
         click.echo(f"what is stored: {served.folder}, requests: {served.url}/_sandbox/log")
     try:
         await stop.wait()

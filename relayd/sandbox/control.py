@@ -46,6 +46,8 @@ def _answer(sandbox: Sandbox, method: str, path: str, body: bytes) -> object:
             return {"log": [asdict(entry) for entry in sandbox.log]}
         case "GET", "/cachet":
             return {"incidents": [_shown(each) for each in sandbox.cachet.incidents.values()]}
+        case "GET", "/incidentshare":
+            return asdict(sandbox.share.archive)
         case "GET", "/objects":
             return {"objects": [asdict(stored) for stored in sandbox.objects.values()]}
         case "GET", "" | "/":

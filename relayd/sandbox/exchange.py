@@ -65,12 +65,12 @@ class Exchange:
 
     async def read(self, limit: int) -> bytes:
         """The whole body of an API request; a bigger one is refused."""
-        body = b""
+        body = bytearray()
         async for chunk in self.chunks():
             body += chunk
             if len(body) > limit:
                 raise ApiRefusal(413, {"message": "Request entity too large"})
-        return body
+        return bytes(body)
 
     async def chunks(self, idle_seconds: float = 20.0) -> AsyncIterator[bytes]:
         """The body as it comes, or as the script slows or cuts it."""

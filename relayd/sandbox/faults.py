@@ -29,6 +29,7 @@ OPERATIONS = (
     *("signin", "profile", "organizations", "folders", "presets", "activate", "activation"),
     *("stream", "save", "ptz", "reboot", "tell", "episodes"),
     *("ping", "incidents", "incident", "shown", "edit", "updates", "update", "amend", "components", "component"),
+    *("sharetoken", "sms", "email", "media", "links", "files", "latest", "channels"),
     "any",
 )
 

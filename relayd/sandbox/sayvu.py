@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import hmac
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, TypeVar
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, Field, StringConstraints
 
+from relayd.sandbox import multipart, shape
 from relayd.sandbox.exchange import Exchange
 from relayd.sandbox.refusal import ApiRefusal
 from relayd.sandbox.settings import Settings
+from relayd.sandbox.shape import Strict
 
 CATEGORIES = (
     {"id": 3, "text": "Security", "children": [{"id": 31, "text": "Panic button"}, {"id": 32, "text": "Intrusion"}]},
@@ -28,32 +29,26 @@ CATEGORIES = (
 _CHILDREN = {3: {31, 32}, 4: set[int]()}
 _BODY_LIMIT = 1024 * 1024
 _FIRST_ID = 48213
-_BOUNDARY = re.compile(r"multipart/form-data; boundary=([!-~]{1,70})")
-_DISPOSITION = re.compile(r'form-data; name="(files|data)"(?:; filename="([^"\r\n]+)")?')
 _Model = TypeVar("_Model", bound=BaseModel)
 _Text = Annotated[str, StringConstraints(min_length=1)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _Location(_Strict):
+class _Location(Strict):
     x: float = Field(ge=-180, le=180)
     y: float = Field(ge=-90, le=90)
 
 
-class _Category(_Strict):
+class _Category(Strict):
     category_id: int
     subcategory_id: int | None = None
 
 
-class _Reporter(_Strict):
+class _Reporter(Strict):
     name: str | None = None
     phone: str | None = Field(default=None, pattern=r"^\+[1-9][0-9]{4,14}$")
 
 
-class _NewReport(_Strict):
+class _NewReport(Strict):
     description: str | None = None
     location: _Location
     category: _Category
@@ -61,29 +56,29 @@ class _NewReport(_Strict):
     reporter: _Reporter | None = None
 
 
-class _Line(_Strict):
+class _Line(Strict):
     text: _Text
     type: Literal["text"] = "text"
     label: str | None = None
 
 
-class _Chat(_Strict):
+class _Chat(Strict):
     messages: list[_Line] = Field(min_length=1)
 
 
-class _ImageData(_Strict):
+class _ImageData(Strict):
     chat: _Chat
 
 
-class _ReportBody(_Strict):
+class _ReportBody(Strict):
     data: _NewReport
 
 
-class _ChatBody(_Strict):
+class _ChatBody(Strict):
     data: list[_Line] = Field(min_length=1)
 
 
-class _RootedImageData(_Strict):
+class _RootedImageData(Strict):
     data: _ImageData
 
 
@@ -154,10 +149,8 @@ class ControlCenter:
         return web.json_response({"data": {}})
 
     async def _attach(self, exchange: Exchange, report: Report, number: str) -> web.StreamResponse:
-        match = _BOUNDARY.fullmatch(exchange.request.headers.get("Content-Type", ""))
-        if match is None:
-            raise _refusal(400, "INPUT_SCHEMA_VIOLATION", "Content-Type is not multipart/form-data with a boundary")
-        images, data = _parts(await _body(exchange, self._settings.sayvu_image_bytes), match[1].encode())
+        content_type = exchange.request.headers.get("Content-Type", "")
+        images, data = _parts(content_type, await _body(exchange, self._settings.sayvu_image_bytes))
         if not images:
             raise _refusal(400, "NO_FILES_UPLOADED", "")
         if data is not None:
@@ -186,23 +179,24 @@ def _spoken(lines: list[_Line]) -> list[str]:
     return [f"{line.label}: {line.text}" if line.label else line.text for line in lines]
 
 
-def _parts(body: bytes, boundary: bytes) -> tuple[list[Image], bytes | None]:
+def _parts(content_type: str, body: bytes) -> tuple[list[Image], bytes | None]:
     """Every file, and the part `data`."""
-    pieces = (b"\r\n" + body).split(b"\r\n--" + boundary)
-    if pieces[0] != b"" or pieces[-1].strip() != b"--":
-        raise _refusal(400, "INPUT_SCHEMA_VIOLATION", "the form is not well-formed")
+    try:
+        found = multipart.parts(content_type, body)
+    except multipart.MalformedForm as error:
+        raise _refusal(400, "INPUT_SCHEMA_VIOLATION", str(error)) from None
     images, data = [], None
-    for piece in pieces[1:-1]:
-        head, _, content = piece.removeprefix(b"\r\n").partition(b"\r\n\r\n")
-        lines = (line.partition(": ") for line in head.decode("latin-1").split("\r\n"))
-        headers = {name.lower(): value for name, _, value in lines}
-        match = _DISPOSITION.fullmatch(headers.get("content-disposition", ""))
-        if match is None or "content-type" not in headers or (match[1] == "files") != (match[2] is not None):
+    for part in found:
+        if (
+            part.name not in ("files", "data")
+            or part.content_type is None
+            or (part.name == "files") != (part.file_name is not None)
+        ):
             raise _refusal(400, "INPUT_SCHEMA_VIOLATION", "a part is neither files nor data, or has no Content-Type")
-        if match[1] == "files":
-            images.append(Image(match[2], headers["content-type"], content))
+        if part.file_name is not None:
+            images.append(Image(part.file_name, part.content_type, part.content))
         else:
-            data = content
+            data = part.content
     return images, data
 
 
@@ -221,11 +215,9 @@ async def _body(exchange: Exchange, limit: int) -> bytes:
 
 def _checked(model: type[_Model], body: bytes) -> _Model:
     try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise _refusal(400, "INPUT_SCHEMA_VIOLATION", f"{where}: {first['msg']}") from None
+        return shape.read(model, body)
+    except shape.WrongShape as error:
+        raise _refusal(400, "INPUT_SCHEMA_VIOLATION", str(error)) from None
 
 
 def _refusal(status: int, code: str, message: str) -> ApiRefusal:

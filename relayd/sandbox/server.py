@@ -22,7 +22,7 @@ from typing import Any
 from aiohttp import web
 
 from relayd import clock
-from relayd.sandbox import cachet, control, sayvu, watcher, webhook, wrong_answers
+from relayd.sandbox import cachet, control, incidentshare, sayvu, watcher, webhook, wrong_answers
 from relayd.sandbox.exchange import Dropped, Entry, Exchange, drop, new_entry
 from relayd.sandbox.faults import Fault, Script
 from relayd.sandbox.refusal import ApiRefusal, Refusal, StorageRefusal
@@ -46,8 +46,10 @@ _ROUTES: tuple[Route, ...] = (
     ("image", "POST", re.compile(r"/reports/(?P<report>[^/]+)/images")),
     *watcher.ROUTES,
     *cachet.ROUTES,
+    *incidentshare.ROUTES,
 )
 _OF_WATCHER = frozenset(operation for operation, _, _ in watcher.ROUTES)
+_OF_INCIDENTSHARE = frozenset(operation for operation, _, _ in incidentshare.ROUTES)
 _OF_CACHET = frozenset(operation for operation, _, _ in cachet.ROUTES)
 _LOG_LIMIT = 200_000
 
@@ -79,6 +81,7 @@ class Sandbox:
         self._center = sayvu.ControlCenter(self.settings)
         self.watcher = watcher.Watcher(self.settings)
         self.cachet = cachet.StatusPage(self.settings)
+        self.share = incidentshare.Site(self.settings)
         self._transports: set[asyncio.Transport] = set()
         self._skew_seconds = 0.0
         self._number = 0
@@ -161,6 +164,7 @@ class Sandbox:
         """From now on no token issued so far is honoured."""
         self._manager.revoke()
         self.watcher.revoke()
+        self.share.revoke()
 
     def advance(self, seconds: float) -> None:
         """Move the sandbox's clock against the machine's."""
@@ -252,6 +256,8 @@ class Sandbox:
                     return await self.watcher.take(exchange, found)
                 case operation if operation in _OF_CACHET:
                     return await self.cachet.take(exchange, found)
+                case operation if operation in _OF_INCIDENTSHARE:
+                    return await self.share.take(exchange, found)
         except Refusal as refusal:
             entry.note = str(refusal)
             return refusal.answer()

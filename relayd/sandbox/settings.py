@@ -102,6 +102,35 @@ class Settings(BaseModel):
     cachet_rate_limit: int = Field(default=300, ge=1)
     """Requests a minute."""
 
+    share_token_body: Literal["any", "form", "json"] = "any"  # noqa: S105
+    """IncidentShare: which encoding of the token request is understood; the other one is refused with token_refusal."""
+    share_basic: bool = False
+    """Whether Basic with client_id and client_secret is taken too."""
+    share_rights: bool = True
+    """Whether client_id has the permission; without it every call is answered 401, however good the token."""
+    share_prefix: str = ""
+    """What stands before every path but those of media files."""
+    share_files_prefix: str = ""
+    """What stands before the paths of media files."""
+    share_channels: str = "vehicle-12"
+    """Streams that are always there, separated by commas."""
+    share_refuses: str | None = None
+    """Answer sms, email and media with 200, `success` false and this message; absent: do what is asked."""
+    share_email_stream: bool = False
+    """Whether the answer to email names the stream, which the contract does not promise."""
+    share_lists_empty: bool = True
+    """Whether a link without a file yet is listed."""
+    share_lag_seconds: float = Field(default=0, ge=0)
+    """How long what has come is not listed yet."""
+    share_names: Literal["kept", "wordpress"] = "kept"
+    """How files are called once they are there: as sent, or in lower case and numbered where a name is taken."""
+    share_dates: Literal["seconds", "text", "off"] = "seconds"
+    """What `saved_date_after` is read as: Unix seconds, `YYYY-MM-DD HH:MM:SS` in UTC, or nothing that is understood."""
+    share_page: int | None = Field(default=None, ge=1)
+    """How many groups one page of a list has; absent: all of them."""
+    share_file_bytes: int = Field(default=200_000_000, ge=0)
+    """The largest upload of a file."""
+
     bucket: str = "sandbox-media"
     region: str = "us-east-1"
     access_key: str = "SANDBOXKEYID00000000"
