@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 
 UNKNOWN = "application/octet-stream"
+_PLAIN = re.compile(r"[a-z0-9][a-z0-9.+-]*/[a-z0-9][a-z0-9.+-]*")
 _HEAD_BYTES = 4096
 _TAIL_BYTES = 64 * 1024
 _MOST_SEGMENTS = 4096
@@ -93,6 +94,12 @@ _EXTENSIONS = {
 _OLD_FIRST_BOXES = {b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
 _FIRST_BOXES = _OLD_FIRST_BOXES | {b"ftyp", b"styp", b"moof", b"sidx"}
 _BOX_TYPES = {"video/mp4", "video/quicktime", "video/3gpp", "video/3gpp2", "audio/mp4"}
+
+
+def plain(content_type: str) -> str:
+    """The bare type in lower case, fit for a header; UNKNOWN for what is none."""
+    bare = content_type.partition(";")[0].strip().lower()
+    return bare if _PLAIN.fullmatch(bare) else UNKNOWN
 
 
 def content_type(head: bytes, name: str) -> str:

@@ -71,12 +71,16 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """One upload: the server's fields, then the file under `file_name` with `content_type` and `size_bytes`."""
+    """One upload: the server's fields, then the file under `file_name` with `content_type` and `size_bytes`.
+
+    `part` is what the part with the file is called.
+    """
 
     fields: Sequence[tuple[str, str]]
     file_name: str
     content_type: str
     size_bytes: int
+    part: str = "file"
     boundary: str = field(default_factory=lambda: f"relayd-{secrets.token_hex(16)}")
 
     @property
@@ -91,7 +95,8 @@ class Form:
             for name, value in self.fields
         ]
         parts.append(
-            f'--{self.boundary}\r\nContent-Disposition: form-data; name="file"; filename="{_quoted(self.file_name)}"'
+            f'--{self.boundary}\r\nContent-Disposition: form-data; name="{self.part}";'
+            f' filename="{_quoted(self.file_name)}"'
             f"\r\nContent-Type: {self.content_type}\r\n\r\n"
         )
         return "".join(parts).encode()

@@ -21,6 +21,7 @@ from relayd.surroundings import Surroundings
 TYPES: Mapping[str, str] = {
     "cachet": "relayd.destinations.cachet:Cachet",
     "folder": "relayd.destinations.copy:Copy",
+    "incidentshare": "relayd.destinations.incidentshare:IncidentShare",
     "mqtt": "relayd.destinations.publish:Publish",
     "rapidsos": "relayd.destinations.rapidsos:RapidSOS",
     "sayvu": "relayd.destinations.sayvu:SayVU",
@@ -32,7 +33,6 @@ GROUP = "relayd.destinations"
 """Entry points of this group name the types of other packages, `NAME = "package.module:Class"`."""
 
 PLANNED: Mapping[str, str] = {
-    "incidentshare": "relayd.destinations.incidentshare:PLANNED",
     "watcher": "relayd.destinations.watcher:PLANNED",
 }
 """Type → its models, where nothing delivers yet."""

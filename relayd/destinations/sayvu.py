@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 
-from relayd import httpcheck
+from relayd import httpcheck, mediatype
 from relayd.destinations import sayvu_api
 from relayd.destinations.base import Attempt, Destination, Step
 from relayd.destinations.sayvu_models import (
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from relayd.surroundings import Surroundings
 
 _KEY = re.compile(r"ak_[!-~]+")
-_MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9.+-]*/[a-z0-9][a-z0-9.+-]*")
 
 
 class SayVU(Destination):
@@ -203,8 +202,7 @@ class SayVU(Destination):
         item = attempt.item
         if item.size_bytes == 0:
             raise Rejected("the file is empty")
-        plain = item.content_type.partition(";")[0].strip().lower()
-        content_type = plain if _MEDIA_TYPE.fullmatch(plain) else "application/octet-stream"
+        content_type = mediatype.plain(item.content_type)
         form = sayvu_api.Form(name=safe_name(item.name, item.id), content_type=content_type, data=data)
         with attempt.open_media() as media:
             body = FileBody(form.head(), media, item.size_bytes, form.tail())
