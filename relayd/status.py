@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from relayd import __version__, clock
 from relayd.broker import BrokerView
-from relayd.model import DestinationView, Device, SourceView
+from relayd.model import CameraView, DestinationView, Device, SourceView
 from relayd.spool import DestinationCounters, SourceCounters, Spool
 
 Overall = Literal["ok", "degraded", "fault"]
+
+CAMERAS_SHOWN = 5
+"""Of cameras that have the same trouble, so many are named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +75,19 @@ class SourceStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CameraStatus:
+    """A camera that a destination looks after: waiting for its activation, ok, dead (no frames), or at fault. What the
+    server did not say is null; its times are by its own clock."""
+
+    state: Literal["waiting", "ok", "dead", "fault"]
+    reason: str
+    stream_name: str | None
+    alive: bool | None
+    last_change_at: str | None
+    last_frame_at: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationStatus:
     state: Literal["ok", "waiting", "paused", "fault"]
     reason: str
@@ -82,6 +98,7 @@ class DestinationStatus:
     last_success_at: str | None
     next_try_at: str | None
     bytes_sent: int
+    cameras: dict[str, CameraStatus] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,11 +160,14 @@ async def snapshot(
     sources: Mapping[str, SourceView],
     destinations: Mapping[str, DestinationView],
     brokers: Mapping[str, BrokerView],
+    cameras: Mapping[str, Sequence[CameraView]] | None = None,
 ) -> Status:
     """The status as of now."""
     spool_status = await _spool(spool)
     source_states = {name: _source(spool, name, view) for name, view in sources.items()}
-    destination_states = {name: _destination(spool, name, view) for name, view in destinations.items()}
+    destination_states = {
+        name: _destination(spool, name, view, (cameras or {}).get(name, ())) for name, view in destinations.items()
+    }
     broker_states = {name: BrokerStatus(state=view.state, reason=view.reason) for name, view in brokers.items()}
     state, reasons = overall(config, spool_status, source_states, destination_states, broker_states)
     sync = clock.synchronization()
@@ -198,6 +218,7 @@ def overall(
     faults = [f"source {name}: {source.reason}" for name, source in sources.items() if source.state == "fault"]
     faults += [f"destination {name}: {it.reason}" for name, it in destinations.items() if it.state == "fault"]
     faults += [f"broker {name}: {it.reason}" for name, it in brokers.items() if it.state == "fault"]
+    faults += _about_cameras(destinations, "fault")
     if config.error is not None:
         faults.append(f"configuration refused, the previous one runs: {config.error}")
     notes = [f"source {name}: {source.reason}" for name, source in sources.items() if source.state == "waiting"]
@@ -207,6 +228,7 @@ def overall(
         for name, it in destinations.items()
         if it.state == "paused" or (it.state == "waiting" and it.pending)
     ]
+    notes += [*_about_cameras(destinations, "dead"), *_about_cameras(destinations, "waiting")]
     notes += [
         f"source {name}: {source.quarantined} in quarantine, `relayd items --state quarantined`"
         for name, source in sources.items()
@@ -217,6 +239,23 @@ def overall(
         notes.append(f"{dead} deliveries are dead, `relayd items --state dead`")
     state: Overall = "fault" if faults else "degraded" if notes else "ok"
     return state, faults + notes
+
+
+def _about_cameras(destinations: Mapping[str, DestinationStatus], state: str) -> list[str]:
+    """One line for all cameras of a destination that have the same trouble."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for name, destination in destinations.items():
+        for camera, it in destination.cameras.items():
+            if it.state == state:
+                alike.setdefault((name, it.reason), []).append(camera)
+    return [f"destination {name}: {_cameras_named(cameras)}: {reason}" for (name, reason), cameras in alike.items()]
+
+
+def _cameras_named(cameras: Sequence[str]) -> str:
+    if len(cameras) == 1:
+        return f"camera {cameras[0]}"
+    shown = ", ".join(cameras[:CAMERAS_SHOWN])
+    return f"{len(cameras)} cameras ({shown}{', …' if len(cameras) > CAMERAS_SHOWN else ''})"
 
 
 async def _spool(spool: Spool) -> SpoolStatus:
@@ -247,7 +286,7 @@ def _source(spool: Spool, name: str, view: SourceView) -> SourceStatus:
     )
 
 
-def _destination(spool: Spool, name: str, view: DestinationView) -> DestinationStatus:
+def _destination(spool: Spool, name: str, view: DestinationView, cameras: Sequence[CameraView]) -> DestinationStatus:
     counters = spool.counters.destinations.get(name, DestinationCounters())
     return DestinationStatus(
         state=view.state,
@@ -259,6 +298,18 @@ def _destination(spool: Spool, name: str, view: DestinationView) -> DestinationS
         last_success_at=_time(counters.last_success_at),
         next_try_at=_time(view.next_try_at),
         bytes_sent=counters.bytes_sent,
+        cameras={camera.name: _camera(camera) for camera in cameras if camera.state != "removed"},
+    )
+
+
+def _camera(view: CameraView) -> CameraStatus:
+    return CameraStatus(
+        state="fault" if view.state == "removed" else view.state,
+        reason=view.reason,
+        stream_name=view.stream_name,
+        alive=view.alive,
+        last_change_at=_time(view.last_change_at),
+        last_frame_at=_time(view.last_frame_at),
     )
 
 
