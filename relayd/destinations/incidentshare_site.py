@@ -15,7 +15,7 @@ from relayd import httpcheck
 from relayd.destinations import incidentshare_api as api
 from relayd.destinations.incidentshare_models import IncidentShareConfig
 from relayd.errors import DeliveryError, LoginRefused, RelaydError, SecretMissing, TryAgain
-from relayd.httpanswer import Answer
+from relayd.httpanswer import Answer, scrubbed
 from relayd.httpclient import HttpClient
 from relayd.httpflow import Body
 from relayd.model import Finding
@@ -193,4 +193,5 @@ def _latest_in_words(answer: Answer) -> str:
     found = api.judge_success(answer) if b"success" in answer.body else answer.json()
     if not isinstance(found, dict) or not isinstance(found.get("latest"), (str, int, type(None))):
         raise TryAgain(f"{answer.where} answered {answer.status} with something that is no answer of IncidentShare")
-    return f"last added {str(found.get('latest') or 'never')[:40]!a}"
+    latest = scrubbed(str(found.get("latest") or ""), 40)
+    return f"the newest file is of {latest}" if latest else "no file has been added yet"

@@ -104,7 +104,7 @@ class Site:
             case "media":
                 return await self._store(exchange, unquote(found["stream"]))
             case "latest":
-                return self._latest(exchange, found["what"])
+                return self._latest(found["what"])
             case "channels":
                 return self._channels(exchange)
             case _:
@@ -238,11 +238,12 @@ class Site:
         except ValueError:
             raise _refusal(400, "rest_invalid_param", "Invalid parameter(s): saved_date_after") from None
 
-    def _latest(self, exchange: Exchange, what: str) -> web.Response:
-        latest = max((each.at for each in self.archive.media), default=0.0)
-        return web.json_response(
-            {"success": True, "latest": text_of(latest) if what == "transmissions" else str(int(latest))}
-        )
+    def _latest(self, what: str) -> web.Response:
+        latest = max((each.at for each in self.archive.media), default=None)
+        if latest is None:
+            return web.json_response({"success": True, "latest": ""})
+        text = text_of(latest) if what == "transmissions" else str(int(latest))
+        return web.json_response({"success": True, "latest": text})
 
     def _channels(self, exchange: Exchange) -> web.Response:
         host = exchange.request.host

@@ -7,6 +7,7 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -716,7 +717,14 @@ async def test_check_tells_channels_and_what_was_added_last(tmp_path: Path) -> N
     found = await checked(tmp_path, {"stream_id": "vehicle-12"}, share_channels="vehicle-12,gate")
     assert list(found) == ["name", "connection", "TLS", "login", "clock", "channels", "links", "media files"]
     assert all(is_good for is_good, _ in found.values())
-    assert found["channels"][1].startswith("2 channels, 2 live -> ")
+    assert found["channels"][1] == "2 channels, 2 live -> "
+    assert found["links"][1] == "no file has been added yet -> "
+    async with played(tmp_path / "used") as (_, relay):
+        await shoot(relay)
+        await relay.deliver(tries=1)
+        texts = [each.text for each in await relay.destination.check()]
+    moment = datetime.fromtimestamp(int(texts[-1].removeprefix("the newest file is of ")), tz=UTC)
+    assert texts[-2] == f"the newest file is of {moment:%Y-%m-%d %H:%M:%S}"
 
 
 async def test_check_says_that_the_stream_of_the_device_is_no_channel(tmp_path: Path) -> None:
