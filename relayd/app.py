@@ -22,13 +22,16 @@ from relayd import __version__, clock, config, destinations, housekeeping, route
 from relayd.broker import Broker
 from relayd.config import Loaded
 from relayd.config.sections import brokers_of
+from relayd.diagnosis import Diagnosis, Examiner, Views
 from relayd.intake import Intake
 from relayd.location import Whereabouts
-from relayd.memory import Notes
+from relayd.lookout import Lookout
 from relayd.model import DestinationView, Device
 from relayd.operations import Operations, Parts, paused_note
 from relayd.reporter import Reporter
 from relayd.settled import Settled
+from relayd.sources.base import Source
+from relayd.sources.own_health import OwnHealth
 from relayd.spool import Spool
 from relayd.surroundings import Surroundings
 from relayd.traffic import Traffic
@@ -68,6 +71,7 @@ class App:
         self._reporter: Reporter | None = None
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
+        self._are_built = asyncio.Event()
         self._running = status.Running(
             device=device_of(loaded),
             session=uuid.uuid4().hex,
@@ -75,6 +79,8 @@ class App:
             started_monotonic=clock.monotonic(),
         )
         self.operations = Operations(spool, lambda: self._parts, self.snapshot)
+        self._lookout = Lookout(spool, self._diagnosis, lambda: self._settled.loaded.config.health)
+        self._examiner = Examiner(spool, lambda part: part in self._lookout.standing)
 
     async def run(self) -> None:
         """Until a signal says stop."""
@@ -84,6 +90,7 @@ class App:
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         self._spool.subscribe(self._hint)
         self._spool.fleet.subscribe(self._hint_of_events)
+        await self._lookout.load()
         async with asyncio.TaskGroup() as tasks:
             permanent = [
                 keep_running(tasks, "control", lambda: self._serve(self.operations, self._spool.folder)),
@@ -92,6 +99,7 @@ class App:
                 ),
                 keep_running(tasks, "routes", self._watch_routes),
                 keep_running(tasks, "watchdog", self._watchdog),
+                keep_running(tasks, "lookout", self._look_out),
                 keep_running(tasks, "spool's health", self._watch_spool),
             ]
             await self._generations()
@@ -102,16 +110,20 @@ class App:
 
     async def snapshot(self) -> status.Status:
         """The status as of now, of whatever runs now."""
-        views = {**self._parts.idle, **{name: worker.view() for name, worker in self._parts.workers.items()}}
+        views = self._parts.views()
         return await status.snapshot(
             replace(self._running, device=device_of(self._settled.loaded)),
             self._settled.status(),
             self._spool,
-            {name: source.view() for name, source in self._parts.sources.items()},
             views,
-            {name: broker.view() for name, broker in self._parts.brokers.items()}
-            | (self._reporter.view() if self._reporter else {}),
-            {name: destination.cameras() for name, destination in self._parts.destinations.items()},
+            await self._diagnosis(views),
+        )
+
+    async def _diagnosis(self, views: Views | None = None) -> Diagnosis:
+        """What is wrong now."""
+        settled = self._settled
+        return await self._examiner.examine(
+            views or self._parts.views(), settled.status().error, settled.loaded.config.health
         )
 
     # --- one configuration after another
@@ -120,6 +132,7 @@ class App:
         """Run the parts of the present configuration; after an accepted reload, those of the next."""
         while not self._stop.is_set():
             self._parts = await self._build()
+            self._are_built.set()
             try:
                 async with asyncio.TaskGroup() as tasks:
                     running = self._start(tasks)
@@ -140,9 +153,7 @@ class App:
         loaded, spool = self._settled.loaded, self._spool
         device = device_of(loaded)
         brokers = brokers_of(loaded.config)
-        surroundings = Surroundings(
-            device=device, brokers=brokers, sections=loaded.config.destination, memory=partial(Notes, spool)
-        )
+        surroundings = Surroundings(device=device, brokers=brokers)
         self._whereabouts = surroundings.whereabouts
         topic = loaded.config.device.location_topic
         if topic is not None:
@@ -177,15 +188,27 @@ class App:
         }
         return Parts(
             brokers=brokers,
-            sources={
-                name: sources.build(name, section, spool, surroundings)
-                for name, section in loaded.config.source.items()
-                if not sources.is_planned(section.type)
-            },
+            sources=self._build_sources(surroundings),
             destinations=built,
             workers=workers,
             idle=idle,
+            reporter=self._reporter,
         )
+
+    def _build_sources(self, surroundings: Surroundings) -> dict[str, Source]:
+        """The configured ones, and the relay itself if a rule takes from it."""
+        loaded, counters = self._settled.loaded, self._spool.counters
+        built = {
+            name: sources.build(name, section, self._spool, surroundings)
+            for name, section in loaded.config.source.items()
+            if not sources.is_planned(section.type)
+        }
+        for name, source in built.items():
+            if name in counters.sources:
+                source.silence.resume(counters.sources[name].last_at)
+        if rules.compile_rules(loaded.config.rule).takes_from(rules.OWN_HEALTH):
+            built[rules.OWN_HEALTH] = OwnHealth(self._spool, self._lookout)
+        return built
 
     def _report_to_fleet(self, brokers: Mapping[str, Broker]) -> Reporter | None:
         fleet = self._settled.loaded.config.fleet
@@ -193,7 +216,7 @@ class App:
         if fleet is None:
             return None
         device, session = device_of(self._settled.loaded), self._running.session
-        return Reporter(fleet, brokers[fleet.broker], self._spool, self.operations, device, session)
+        return Reporter(fleet, brokers[fleet.broker], self._spool, self.operations, self._lookout, device, session)
 
     def _start(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
         book = rules.compile_rules(self._settled.loaded.config.rule)
@@ -201,7 +224,6 @@ class App:
         return [
             *(keep_running(tasks, f"broker {name}", broker.run) for name, broker in self._parts.brokers.items()),
             *(keep_running(tasks, f"destination {name}", worker.run) for name, worker in self._parts.workers.items()),
-            *(keep_running(tasks, f"upkeep of {name}", it.upkeep) for name, it in self._parts.destinations.items()),
             *(
                 keep_running(tasks, f"source {name}", partial(source.run, intake.put))
                 for name, source in self._parts.sources.items()
@@ -249,10 +271,13 @@ class App:
         async for _ in routes.changes():
             for worker in self._parts.workers.values():
                 worker.nudge()
-            for destination in self._parts.destinations.values():
-                destination.nudge()
             for broker in self._parts.brokers.values():
                 broker.nudge()
+
+    async def _look_out(self) -> None:
+        """Not before the first parts are there: a relay without parts would be a whole one."""
+        await self._are_built.wait()
+        await self._lookout.run()
 
     async def _watch_spool(self) -> None:
         """A database that turned out to be damaged is salvaged by opening it anew: end everything for that."""

@@ -20,8 +20,13 @@ def now() -> float:
 
 
 def monotonic() -> float:
-    """Seconds that never jump; meaningless across restarts."""
+    """Seconds that never jump; meaningless across restarts of the machine."""
     return time.monotonic()
+
+
+def since_boot() -> float:
+    """Seconds since the machine was started, those it slept included."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def jitter(upper_seconds: float) -> float:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from relayd import clock, listing, mediatype, status
-from relayd.broker import Broker
+from relayd.broker import Broker, BrokerView
 from relayd.destinations.base import Destination
+from relayd.diagnosis import Views
 from relayd.errors import UnknownItem, UnknownName, WrongRequest
 from relayd.files import printable
 from relayd.model import Capture, DestinationView, Fields, Kind, OpenFile, Order, Priority
@@ -43,6 +44,12 @@ class Deliverer(Protocol):
     def view(self) -> DestinationView: ...
 
 
+class Reporting(Protocol):
+    """What the fleet's reporter knows of its broker, by name."""
+
+    def view(self) -> Mapping[str, BrokerView]: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """What runs under the present configuration; `idle` are destinations that nothing delivers to, and why."""
@@ -52,6 +59,16 @@ class Parts:
     destinations: Mapping[str, Destination] = field(default_factory=dict)
     workers: Mapping[str, Deliverer] = field(default_factory=dict)
     idle: Mapping[str, DestinationView] = field(default_factory=dict)
+    reporter: Reporting | None = None
+
+    def views(self) -> Views:
+        """How all of them are doing."""
+        brokers = {name: broker.view() for name, broker in self.brokers.items()}
+        return Views(
+            sources={name: source.view() for name, source in self.sources.items()},
+            destinations={**self.idle, **{name: worker.view() for name, worker in self.workers.items()}},
+            brokers={**brokers, **(self.reporter.view() if self.reporter else {})},
+        )
 
     def view(self, destination: str) -> DestinationView | None:
         """How a destination is doing; None if it is not in the configuration any more."""
@@ -99,15 +116,6 @@ class Operations:
         )
         following = summaries[-1].item.id if len(summaries) == bounded else None
         return {"items": [listing.item_row(summary) for summary in summaries], "next": following}
-
-    async def cameras(self) -> dict[str, Any]:
-        """Every camera that a destination looks after, with the token that it waits for; those that wait are looked at
-        soon, since somebody may be about to scan."""
-        found = []
-        for destination in self._parts().destinations.values():
-            destination.nudge()
-            found += [listing.camera_row(destination.name, camera) for camera in destination.cameras()]
-        return {"cameras": found}
 
     async def item(self, item_id: str) -> dict[str, Any]:
         """One item with every delivery, attempt, step and receipt. Raises UnknownItem."""

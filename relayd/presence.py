@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from relayd import clock
-from relayd.errors import RelaydError, Unavailable
-from relayd.faults import WAITING_LASTS_SECONDS, Fault, FaultWatch, Turn
+from relayd.errors import RelaydError, SpoolError, Unavailable
+from relayd.faults import Standing, after, from_document, to_document, turns
 from relayd.homeassistant import Shown
+from relayd.lookout import Lookout
 from relayd.model import Fields
 from relayd.operations import Operations
 from relayd.post import Post
@@ -28,8 +29,8 @@ log = logging.getLogger("relayd.presence")
 LOOK_EVERY_SECONDS = 1.0
 REFUSED_SECONDS = 60.0
 """What the broker refused is tried again after this, or over the next connection."""
-FAULTS_NOTE = "fleet:faults"
-"""Part → reason of what the fleet was told to be broken."""
+TOLD_NOTE = "fleet:told"
+"""Part → [reason, since] of what the fleet was told to be broken."""
 SHOWN_NOTE = "fleet:home_assistant"
 """The topics at which Home Assistant finds documents of ours."""
 
@@ -44,6 +45,7 @@ class Presence:
         post: Post,
         spool: Spool,
         operations: Operations,
+        lookout: Lookout,
         *,
         birth: Callable[[], Document],
         health_every_seconds: float,
@@ -52,6 +54,7 @@ class Presence:
         self._post = post
         self._spool = spool
         self._operations = operations
+        self._lookout = lookout
         self._birth = birth
         self._health_every_seconds = health_every_seconds
         self._shown = shown
@@ -70,14 +73,14 @@ class Presence:
 
     async def run(self) -> None:
         """For ever."""
-        watch = FaultWatch(json.loads(await self._spool.note(FAULTS_NOTE) or "{}"))
+        told = from_document(json.loads(await self._spool.note(TOLD_NOTE) or "{}"))
         while True:
             self._wake.clear()
             connection = self._connection
             snapshot = await self._operations.status()
             if connection != self._connection:
                 continue  # it would say that the fleet cannot be reached, to the fleet
-            await self._tell(watch.look(present_faults(snapshot), at=clock.monotonic()), watch)
+            told = await self._tell(told)
             if self._connection and self._post.is_open:
                 await self._publish(snapshot)
             try:
@@ -135,28 +138,17 @@ class Presence:
 
     # --- what breaks
 
-    async def _tell(self, turns: list[Turn], watch: FaultWatch) -> None:
-        if not turns:
-            return
-        for turn in turns:
-            log.info("the fleet is told: %s %s: %s", turn.part, "broke" if turn.is_raised else "is whole", turn.reason)
-        notes: Fields = {FAULTS_NOTE: json.dumps(watch.told) if watch.told else None}
-        await self._spool.fleet.report([_event(turn) for turn in turns], now=clock.now(), notes=notes)
-
-
-def present_faults(snapshot: Mapping[str, Any]) -> dict[str, Fault]:
-    """Everything that the snapshot says is wrong, by part: `destination rapidsos`."""
-    found: dict[str, Fault] = {}
-    for kind in ("source", "destination", "broker"):
-        for name, part in snapshot[f"{kind}s"].items():
-            is_wanted = kind != "destination" or part["pending"]
-            if part["state"] == "fault":
-                found[f"{kind} {name}"] = Fault(part["reason"])
-            elif part["state"] == "waiting" and is_wanted:
-                found[f"{kind} {name}"] = Fault(part["reason"], WAITING_LASTS_SECONDS)
-    return found
-
-
-def _event(turn: Turn) -> tuple[str, Fields]:
-    kind, _, name = turn.part.partition(" ")
-    return "fault_raised" if turn.is_raised else "fault_cleared", {"kind": kind, kind: name, "reason": turn.reason}
+    async def _tell(self, before: dict[str, Standing]) -> dict[str, Standing]:
+        """What the fleet has been told by now."""
+        news, told = turns(before, self._lookout.standing), before
+        for turn in news:
+            told = after(turn, told)
+        if not news:
+            return told
+        notes: Fields = {TOLD_NOTE: json.dumps(to_document(told)) if told else None}
+        try:
+            await self._spool.fleet.report([(turn.type, turn.fields()) for turn in news], now=clock.now(), notes=notes)
+        except SpoolError as error:
+            log.debug("the fleet is not told yet of %d turns: %s", len(news), error)
+            return before
+        return told

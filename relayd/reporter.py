@@ -4,9 +4,9 @@ Promises: `state` and `health` are at the broker again soon after it lost them. 
 order, and forgotten only when the broker has it. Nothing here holds up a delivery: a fleet that is away, or refuses, is
 waited for, and the refusal shows in the status of its broker.
 
-`reports` says what is published, `commands` what may be asked, `faults` when something counts as broken,
-`homeassistant` what Home Assistant reads; `presence` keeps the retained topics right, `telling` sends the events, and
-`post` is the way to the broker.
+`reports` says what is published, `commands` what may be asked, `lookout` which faults stand, `homeassistant` what Home
+Assistant reads; `presence` keeps the retained topics right, `telling` sends the events, and `post` is the way to the
+broker.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from relayd.commands import CommandDesk
 from relayd.errors import RelaydError
 from relayd.fields import Duration, Section, written
 from relayd.homeassistant import Shown
+from relayd.lookout import Lookout
 from relayd.model import Device
 from relayd.operations import Operations
 from relayd.post import Post
@@ -70,7 +71,14 @@ class Reporter:
     """The reports of one relay to one fleet. Build it before its broker runs, then `run` it."""
 
     def __init__(
-        self, config: FleetConfig, broker: Broker, spool: Spool, operations: Operations, device: Device, session: str
+        self,
+        config: FleetConfig,
+        broker: Broker,
+        spool: Spool,
+        operations: Operations,
+        lookout: Lookout,
+        device: Device,
+        session: str,
     ) -> None:
         self.base = f"{config.topic}/{device.id}"
         self._broker = broker
@@ -82,6 +90,7 @@ class Reporter:
             self._post,
             spool,
             operations,
+            lookout,
             birth=lambda: self._state("online"),
             health_every_seconds=config.health_every,
             shown=Shown(

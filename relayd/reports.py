@@ -35,17 +35,22 @@ class StateReport(Report):
     """Version of relayd."""
 
 
-class Event(Report):
-    """Base of every event: not retained, at least once, in order."""
+class Stamped(Report):
+    """Base of what tells of something that happened."""
 
     schema_: Literal[1] = Field(alias="schema")
     """Version of this form."""
+    at: str
+    """When it happened, RFC 3339 UTC."""
+
+
+class Event(Stamped):
+    """Base of every event: not retained, at least once, in order."""
+
     id: str
     """Stays the same however often the event is sent: whoever saw it before lets it go."""
     number: int
     """Counts up, one by one; a gap says that events were dropped because the fleet was away for too long."""
-    at: str
-    """When it happened, RFC 3339 UTC."""
 
 
 class DeliveryEvent(Event):
@@ -77,11 +82,13 @@ class DeliveryEvent(Event):
     """What the destination gave back; null if nothing, or too much for an event."""
 
 
-class FaultEvent(Event):
+class FaultTurn(Report):
     """A part broke, or is whole again."""
 
     type: Literal["fault_raised", "fault_cleared"]
-    kind: Literal["source", "destination", "broker"]
+    part: str
+    """Which one: `destination NAME`, `source NAME`, `broker NAME`, `spool`, `clock` or `configuration`."""
+    kind: Literal["source", "destination", "broker", "spool", "clock", "configuration"]
     """What sort of part."""
     source: str | None = None
     """Its name, if it is a source."""
@@ -91,20 +98,16 @@ class FaultEvent(Event):
     """Its name, if it is a broker."""
     reason: str
     """What is, or was, wrong."""
+    since: str
+    """When it was first seen, RFC 3339 UTC."""
 
 
-class CameraEvent(Event):
-    """A camera was activated: from now on its stream is at the server."""
+class FaultEvent(FaultTurn, Event):
+    """A part broke, or is whole again."""
 
-    type: Literal["camera_activated"]
-    destination: str
-    """Where."""
-    camera: str
-    """What it is called in the configuration."""
-    title: str
-    """What people see."""
-    stream_name: str
-    """What its stream is called at the server."""
+
+class FaultMessage(FaultTurn, Stamped):
+    """The payload of an item of the source `relayd`: what rules see as `payload` of the relay's own health events."""
 
 
 class ConfigReloaded(Event):
@@ -127,9 +130,7 @@ class ConfigRejected(Event):
     """How many there are."""
 
 
-AnyEvent = Annotated[
-    DeliveryEvent | FaultEvent | CameraEvent | ConfigReloaded | ConfigRejected, Field(discriminator="type")
-]
+AnyEvent = Annotated[DeliveryEvent | FaultEvent | ConfigReloaded | ConfigRejected, Field(discriminator="type")]
 
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:@=-]{1,128}$")]
 Name = Annotated[str, Field(min_length=1, max_length=64)]
@@ -199,7 +200,10 @@ def state_schema() -> dict[str, Any]:
 
 
 def event_schema() -> dict[str, Any]:
-    return _titled("event", AnyEvent)
+    """Of the fleet's events; `#/$defs/FaultMessage` is the payload of the items of the source `relayd`."""
+    schema = _titled("event", AnyEvent)
+    schema["$defs"]["FaultMessage"] = TypeAdapter(FaultMessage).json_schema(mode="validation")
+    return schema
 
 
 def command_schema() -> dict[str, Any]:

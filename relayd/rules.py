@@ -144,6 +144,10 @@ class RuleBook:
             trouble=tuple(f"rule {verdict.rule!r}: {verdict.reason}" for verdict in verdicts if verdict.is_trouble),
         )
 
+    def takes_from(self, source: str) -> bool:
+        """Whether any rule names this source."""
+        return any(source in rule.sources for rule in self._rules)
+
     def explain(self, item: Item, device: Device, location: Location | None = None) -> list[Verdict]:
         """What each rule says about `item`, in the order of the configuration."""
         seen = context(item, device, location)

@@ -8,20 +8,14 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from relayd import __version__, clock
-from relayd.broker import BrokerView
-from relayd.model import CameraView, DestinationView, Device, SourceView
+from relayd.diagnosis import Diagnosis, Overall, Views
+from relayd.model import DestinationView, Device, SourceView
 from relayd.spool import DestinationCounters, SourceCounters, Spool
-
-Overall = Literal["ok", "degraded", "fault"]
-
-CAMERAS_SHOWN = 5
-"""Of cameras that have the same trouble, so many are named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,19 +69,6 @@ class SourceStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CameraStatus:
-    """A camera that a destination looks after: waiting for its activation, ok, dead (no frames), or at fault. What the
-    server did not say is null; its times are by its own clock."""
-
-    state: Literal["waiting", "ok", "dead", "fault"]
-    reason: str
-    stream_name: str | None
-    alive: bool | None
-    last_change_at: str | None
-    last_frame_at: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationStatus:
     state: Literal["ok", "waiting", "paused", "fault"]
     reason: str
@@ -98,7 +79,6 @@ class DestinationStatus:
     last_success_at: str | None
     next_try_at: str | None
     bytes_sent: int
-    cameras: dict[str, CameraStatus] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,19 +137,12 @@ async def snapshot(
     running: Running,
     config: ConfigStatus,
     spool: Spool,
-    sources: Mapping[str, SourceView],
-    destinations: Mapping[str, DestinationView],
-    brokers: Mapping[str, BrokerView],
-    cameras: Mapping[str, Sequence[CameraView]] | None = None,
+    views: Views,
+    diagnosis: Diagnosis,
 ) -> Status:
-    """The status as of now."""
+    """The status as of now; `diagnosis` says what is wrong."""
     spool_status = await _spool(spool)
-    source_states = {name: _source(spool, name, view) for name, view in sources.items()}
-    destination_states = {
-        name: _destination(spool, name, view, (cameras or {}).get(name, ())) for name, view in destinations.items()
-    }
-    broker_states = {name: BrokerStatus(state=view.state, reason=view.reason) for name, view in brokers.items()}
-    state, reasons = overall(config, spool_status, source_states, destination_states, broker_states)
+    state, reasons = diagnosis.overall()
     sync = clock.synchronization()
     device = running.device
     return Status(
@@ -185,9 +158,9 @@ async def snapshot(
         clock=ClockStatus(synchronized=sync.is_synchronized, offset_seconds=sync.offset_seconds),
         config=config,
         spool=spool_status,
-        sources=source_states,
-        destinations=destination_states,
-        brokers=broker_states,
+        sources={name: _source(spool, name, view) for name, view in views.sources.items()},
+        destinations={name: _destination(spool, name, view) for name, view in views.destinations.items()},
+        brokers={name: BrokerStatus(state=view.state, reason=view.reason) for name, view in views.brokers.items()},
         links={},
         incidents=IncidentsStatus(open=0),
         process=process(),
@@ -205,57 +178,6 @@ def json_schema() -> dict[str, Any]:
 
     schema = TypeAdapter(Status).json_schema(mode="serialization")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "relayd status", **schema}
-
-
-def overall(
-    config: ConfigStatus,
-    spool: SpoolStatus,
-    sources: Mapping[str, SourceStatus],
-    destinations: Mapping[str, DestinationStatus],
-    brokers: Mapping[str, BrokerStatus],
-) -> tuple[Overall, list[str]]:
-    """The one word for all of it, and why: fault needs a person, degraded means that something waits or was lost."""
-    faults = [f"source {name}: {source.reason}" for name, source in sources.items() if source.state == "fault"]
-    faults += [f"destination {name}: {it.reason}" for name, it in destinations.items() if it.state == "fault"]
-    faults += [f"broker {name}: {it.reason}" for name, it in brokers.items() if it.state == "fault"]
-    faults += _about_cameras(destinations, "fault")
-    if config.error is not None:
-        faults.append(f"configuration refused, the previous one runs: {config.error}")
-    notes = [f"source {name}: {source.reason}" for name, source in sources.items() if source.state == "waiting"]
-    notes += [f"broker {name}: {it.reason}" for name, it in brokers.items() if it.state == "waiting"]
-    notes += [
-        f"destination {name}: {it.reason}"
-        for name, it in destinations.items()
-        if it.state == "paused" or (it.state == "waiting" and it.pending)
-    ]
-    notes += [*_about_cameras(destinations, "dead"), *_about_cameras(destinations, "waiting")]
-    notes += [
-        f"source {name}: {source.quarantined} in quarantine, `relayd items --state quarantined`"
-        for name, source in sources.items()
-        if source.quarantined
-    ]
-    dead = sum(it.dead for it in destinations.values())
-    if dead:
-        notes.append(f"{dead} deliveries are dead, `relayd items --state dead`")
-    state: Overall = "fault" if faults else "degraded" if notes else "ok"
-    return state, faults + notes
-
-
-def _about_cameras(destinations: Mapping[str, DestinationStatus], state: str) -> list[str]:
-    """One line for all cameras of a destination that have the same trouble."""
-    alike: dict[tuple[str, str], list[str]] = {}
-    for name, destination in destinations.items():
-        for camera, it in destination.cameras.items():
-            if it.state == state:
-                alike.setdefault((name, it.reason), []).append(camera)
-    return [f"destination {name}: {_cameras_named(cameras)}: {reason}" for (name, reason), cameras in alike.items()]
-
-
-def _cameras_named(cameras: Sequence[str]) -> str:
-    if len(cameras) == 1:
-        return f"camera {cameras[0]}"
-    shown = ", ".join(cameras[:CAMERAS_SHOWN])
-    return f"{len(cameras)} cameras ({shown}{', …' if len(cameras) > CAMERAS_SHOWN else ''})"
 
 
 async def _spool(spool: Spool) -> SpoolStatus:
@@ -286,7 +208,7 @@ def _source(spool: Spool, name: str, view: SourceView) -> SourceStatus:
     )
 
 
-def _destination(spool: Spool, name: str, view: DestinationView, cameras: Sequence[CameraView]) -> DestinationStatus:
+def _destination(spool: Spool, name: str, view: DestinationView) -> DestinationStatus:
     counters = spool.counters.destinations.get(name, DestinationCounters())
     return DestinationStatus(
         state=view.state,
@@ -298,18 +220,6 @@ def _destination(spool: Spool, name: str, view: DestinationView, cameras: Sequen
         last_success_at=_time(counters.last_success_at),
         next_try_at=_time(view.next_try_at),
         bytes_sent=counters.bytes_sent,
-        cameras={camera.name: _camera(camera) for camera in cameras if camera.state != "removed"},
-    )
-
-
-def _camera(view: CameraView) -> CameraStatus:
-    return CameraStatus(
-        state="fault" if view.state == "removed" else view.state,
-        reason=view.reason,
-        stream_name=view.stream_name,
-        alive=view.alive,
-        last_change_at=_time(view.last_change_at),
-        last_frame_at=_time(view.last_frame_at),
     )
 
 

@@ -18,7 +18,7 @@ from relayd.arguments import arguments_of
 from relayd.destinations.base import Attempt, Destination, DestinationConfig, Sibling, Step
 from relayd.errors import Rejected, SpoolError
 from relayd.files import printable
-from relayd.model import DestinationView, Device, Fields, Outcome, Priority, Receipt, State
+from relayd.model import DestinationView, Device, Fields, Outcome, Priority, Receipt
 from relayd.retry import BREAKER_FAILURES, Backoff, Verdict, judge
 from relayd.spool import Begun, Spool
 from relayd.traffic import Traffic
@@ -77,6 +77,7 @@ class Worker:
         self._failed_probe: int | None = None
         self._spool_trouble = ""
         self._begun = 0
+        self._was_heard_of = False
 
     async def run(self) -> None:
         """Deliver for ever. Ends by cancellation; what is out then is due again after its backoff."""
@@ -122,7 +123,9 @@ class Worker:
             )
         if self._spool_trouble:
             return DestinationView(state="fault", reason=self._spool_trouble, next_try_at=None, under_way=under_way)
-        return DestinationView(state="ok", reason="", next_try_at=None, under_way=under_way)
+        return DestinationView(
+            state="ok", reason="", next_try_at=None, under_way=under_way, is_known=self._was_heard_of
+        )
 
     # --- choosing
 
@@ -297,7 +300,7 @@ class Worker:
     # --- pausing
 
     def _count(self, verdict: Verdict, *, is_probe: bool) -> None:
-        if verdict.outcome is Outcome.NOT_READY or verdict.ends_as is State.EXPIRED:
+        if verdict.outcome is Outcome.NOT_READY:
             return  # it may not have asked anybody: no proof that the destination is there
         if not verdict.counts_as_failure:
             self._answered()
@@ -313,10 +316,12 @@ class Worker:
             wait = clock.jitter(self._backoff.ceiling_seconds(failures))
         if self._pause is None or self._pause.reason != verdict.reason:
             self._log.warning("%s pauses: %s; next try in %.0f s", self.name, verdict.reason, wait)
+        self._was_heard_of = True
         self._pause = _Pause(verdict.reason, clock.monotonic() + wait, failures, verdict.is_fault)
 
     def _answered(self) -> None:
         """The destination gave an answer of its own: it is there."""
+        self._was_heard_of = True
         self._failures_in_a_row = 0
         if self._pause is not None:
             self._log.info("%s answers again after %d failed tries", self.name, self._pause.failures)

@@ -17,9 +17,10 @@ from relayd.cli import FAILED, WRONG, Options, tables
 from relayd.cli.client import escaped
 from relayd.config import Loaded
 from relayd.config.online import try_everything
-from relayd.config.preview import item_of_file, item_of_message, preview
+from relayd.config.preview import FAULT_EXAMPLE, item_of_file, item_of_message, preview
 from relayd.errors import ConfigError
 from relayd.model import Finding
+from relayd.rules import OWN_HEALTH
 
 SCHEMAS: Mapping[str, str] = {
     "config": "relayd.config.schema:config_schema",
@@ -83,8 +84,11 @@ def explain(
 ) -> None:
     """Dry run: which rules match, and what would be sent.
 
-    `explain FILE` for a camera file, `explain --topic TOPIC --payload JSON` for a message. Sends and stores nothing.
+    `explain FILE` for a camera file, `explain --topic TOPIC --payload JSON` for a message, `explain --source relayd`
+    for a health event of the relay itself (`--payload` says which). Sends and stores nothing.
     """
+    if source == OWN_HEALTH and file is None:
+        payload = FAULT_EXAMPLE if payload is None else payload
     is_message = topic is not None or payload is not None
     if (file is None) != is_message:
         raise click.UsageError("Name either a FILE, or --topic and --payload of a message.")

@@ -12,7 +12,7 @@ from relayd import __version__, destinations, sources
 from relayd.cage import TemplateError
 from relayd.config.locate import Path
 from relayd.config.reading import Sections
-from relayd.rules import OWN_HEALTH, RuleConfig
+from relayd.rules import RuleConfig
 from relayd.templates import fields_used
 
 Notice = tuple[Path, str]
@@ -47,8 +47,6 @@ def _planned_in_rule(path: Path, rule: RuleConfig) -> Iterator[Notice]:
         yield (*path, "incident"), f"{_NO_EFFECT} (no incident is opened)"
     if rule.metered is not None:
         yield (*path, "metered"), f"{_NO_EFFECT} (every link is used without limits)"
-    if OWN_HEALTH in rule.from_:
-        yield (*path, "from"), f"{_NO_EFFECT} (the relay's own health events are not made yet)"
 
 
 def _rules_that_surprise(sections: Sections) -> Iterator[Notice]:

@@ -28,7 +28,7 @@ async def try_everything(config: Config) -> AsyncIterator[Finding]:
     yield _disk(config.spool)
     device = config.device.as_device()
     brokers = brokers_of(config)
-    surroundings = Surroundings(device=device, brokers=brokers, sections=config.destination)
+    surroundings = Surroundings(device=device, brokers=brokers)
     for name, broker in brokers.items():
         check = broker.check(_wanted_topics(config, name), _reported_topics(config, name))
         for finding in await _tried(f"broker {name}", check):

@@ -7,6 +7,7 @@ item's id, what a receipt will say) is shown as `<…>`.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,28 @@ from relayd.broker_filters import matches
 from relayd.config.sections import Config
 from relayd.config.words import plain, words_of
 from relayd.errors import RelaydError
+from relayd.faults import title
 from relayd.model import JSON, Device, Item, Kind, Order
+from relayd.reports import FaultMessage
 from relayd.sources.folder_config import FolderConfig, zone_of
 from relayd.sources.name_pattern import NamePattern, captured_at
 from relayd.sources.topic_config import TopicConfig
 from relayd.templates import did_you_mean
 
 ID_LATER = "<id>"
+FAULT_EXAMPLE = json.dumps(
+    {
+        "schema": 1,
+        "type": "fault_raised",
+        "part": "destination rapidsos",
+        "kind": "destination",
+        "destination": "rapidsos",
+        "reason": "login refused: 401",
+        "since": "2026-01-31T12:00:00.000Z",
+        "at": "2026-01-31T12:00:02.000Z",
+    }
+)
+"""A health event of the relay itself, as a rule would see it."""
 BLOCK_BYTES = 1024 * 1024
 
 
@@ -68,10 +84,11 @@ def item_of_message(config: Config, source: str | None, topic: str | None, paylo
     """The item that the message would become. Raises CannotPreview."""
     content = payload.encode("utf-8", "surrogateescape")
     now = clock.now()
+    name = _source_of_message(config, source, topic)
     return Item(
         id=ID_LATER,
-        source=_source_of_message(config, source, topic),
-        name=topic or "message",
+        source=name,
+        name=(topic or "message") if name != rules.OWN_HEALTH else _title(content),
         kind=Kind.MESSAGE,
         content_type="application/json",
         size_bytes=len(content),
@@ -82,6 +99,19 @@ def item_of_message(config: Config, source: str | None, topic: str | None, paylo
         payload=content,
         topic=topic,
     )
+
+
+def _title(content: bytes) -> str:
+    """What the relay would call its own message. Raises CannotPreview for what it would never say."""
+    try:
+        message = FaultMessage.model_validate_json(content)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        raise CannotPreview(
+            f"that is no health event of relayd ({'.'.join(map(str, first['loc'])) or 'the payload'}: {first['msg']}); "
+            f"write for example {FAULT_EXAMPLE}"
+        ) from None
+    return title(message.type, message.part)
 
 
 def preview(config: Config, item: Item) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from relayd.config.locate import Path
 from relayd.config.sections import DeviceConfig, WebConfig
 from relayd.config.words import Fault, M, validate
 from relayd.destinations.base import DestinationConfig
+from relayd.faults import HealthConfig
 from relayd.fields import Section
 from relayd.links import LinkConfig
 from relayd.reporter import FleetConfig
@@ -27,9 +28,12 @@ from relayd.templates import did_you_mean
 SINGLE: Mapping[str, type[Section]] = {
     "device": DeviceConfig,
     "spool": SpoolConfig,
+    "health": HealthConfig,
     "fleet": FleetConfig,
     "web": WebConfig,
 }
+ALWAYS = ("device", "spool", "health")
+"""Those that are there, all defaults, where nothing is written."""
 NAMED = ("broker", "link", "source", "destination")
 TOP = (*SINGLE, *NAMED, "rule")
 MOST_OF_A_KIND = 1_000
@@ -77,7 +81,7 @@ def read_sections(table: Mapping[str, Any]) -> Sections:
         if key not in TOP:
             found.faults.append(((key,), f"unknown section{did_you_mean(key, TOP)}"))
     for key, model in SINGLE.items():
-        section = _one(found, model, table.get(key, {} if key in ("device", "spool") else None), (key,))
+        section = _one(found, model, table.get(key, {} if key in ALWAYS else None), (key,))
         if section is not None:
             found.single[key] = section
     for name, raw in _named(found, "broker", _NAME).items():

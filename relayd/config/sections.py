@@ -11,6 +11,7 @@ from pydantic import Field, SerializeAsAny, field_validator
 
 from relayd.broker import Broker, BrokerConfig
 from relayd.destinations.base import DestinationConfig
+from relayd.faults import HealthConfig
 from relayd.fields import Secret, Section
 from relayd.links import LinkConfig
 from relayd.model import Device, Location
@@ -92,6 +93,7 @@ class Config(Section):
 
     device: DeviceConfig = DeviceConfig()
     spool: SpoolConfig = SpoolConfig()
+    health: HealthConfig = HealthConfig()
     broker: Mapping[str, BrokerConfig] = {}
     fleet: FleetConfig | None = None
     web: WebConfig | None = None

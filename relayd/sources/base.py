@@ -12,6 +12,7 @@ from typing import ClassVar, Protocol
 
 from relayd.fields import Duration, Section
 from relayd.model import Capture, Finding, Item, Known, Origin, SourceView
+from relayd.sources.silence import Silence
 
 __all__ = ["Known", "Ledger", "Put", "Source", "SourceConfig", "SourceView"]
 
@@ -51,6 +52,8 @@ class Source(ABC):
     """The model of this type's `[source.NAME]` section."""
 
     name: str
+    silence: Silence
+    """Made with `expect_every`, and told whenever something came."""
 
     @abstractmethod
     async def run(self, put: Put) -> None:
@@ -64,9 +67,13 @@ class Source(ABC):
         """The absolute `path` as an `Origin.path` of this source, whether or not it is there; None: not within it."""
         return None
 
-    @abstractmethod
     def view(self) -> SourceView:
         """For the status snapshot; cheap, no I/O."""
+        return self.silence.judge(self.state())
+
+    @abstractmethod
+    def state(self) -> SourceView:
+        """The view, but for silence, which is judged alike for all; cheap, no I/O."""
 
     @abstractmethod
     async def check(self) -> list[Finding]:

@@ -21,6 +21,7 @@ from relayd.sources.folder_config import FolderConfig
 from relayd.sources.folder_pickup import lookup
 from relayd.sources.folder_visit import Visit
 from relayd.sources.path_filter import PathFilter, is_unfinished
+from relayd.sources.silence import Silence
 from relayd.surroundings import Surroundings
 
 REOPEN_SECONDS = 1.0
@@ -41,10 +42,9 @@ class FolderSource(Source):
         self._faults = Faults(name)
         self._visit: Visit | None = None
         self._last_at: float | None = None
-        self._heard_at = clock.monotonic()
+        self.silence = Silence(config.expect_every, "file")
 
     async def run(self, put: Put) -> None:
-        self._heard_at = clock.monotonic()
         pool = ThreadPoolExecutor(THREADS, thread_name_prefix=f"source-{self.name}")
         try:
             while True:
@@ -78,19 +78,14 @@ class FolderSource(Source):
 
     def _on_accepted(self) -> None:
         self._last_at = clock.now()
-        self._heard_at = clock.monotonic()
+        self.silence.heard()
 
-    def view(self) -> SourceView:
-        silent_seconds = clock.monotonic() - self._heard_at
-        expected_seconds = self._config.expect_every
+    def state(self) -> SourceView:
         if self._faults.reason:
             return SourceView(state="fault", reason=self._faults.reason, last_at=self._last_at)
         if self._visit is not None and self._visit.is_full:
             reason = "the spool is full: files stay in their folder until there is room"
             return SourceView(state="waiting", reason=reason, last_at=self._last_at)
-        if expected_seconds is not None and silent_seconds > expected_seconds:
-            reason = f"no file for {silent_seconds:.0f} s, expected one every {expected_seconds:.0f} s"
-            return SourceView(state="fault", reason=reason, last_at=self._last_at)
         if self._visit is None:
             return SourceView(state="waiting", reason="it is being opened", last_at=self._last_at)
         return SourceView(state="ok", reason="", last_at=self._last_at)

@@ -27,6 +27,7 @@ from relayd.model import Arrival, Capture, Finding, Item, Kind, Origin, SourceVi
 from relayd.sources.base import Ledger, Put, Source, SourceConfig
 from relayd.sources.faults import Faults
 from relayd.sources.name_pattern import NamePattern
+from relayd.sources.silence import Silence
 from relayd.sources.topic_config import TopicConfig
 from relayd.surroundings import Surroundings
 
@@ -58,7 +59,7 @@ class TopicSource(Source):
         self._refused_at = float("-inf")
         self._thinned = 0
         self._last_at: float | None = None
-        self._heard_at = clock.monotonic()
+        self.silence = Silence(config.expect_every, "message")
         self._free_at = 0.0
         self._seen_at: OrderedDict[str, float] = OrderedDict()
         self._leftovers: set[bytes] = set()
@@ -75,7 +76,6 @@ class TopicSource(Source):
         self._broker.on_connected(self._connected)
 
     async def run(self, put: Put) -> None:
-        self._heard_at = clock.monotonic()
         self._put = put
         self._is_ready.set()
         try:
@@ -83,17 +83,14 @@ class TopicSource(Source):
         finally:
             self._is_ready.clear()
 
-    def view(self) -> SourceView:
+    def state(self) -> SourceView:
         broker = self._broker.view()
-        silent_seconds, expected = clock.monotonic() - self._heard_at, self._config.expect_every
         if clock.monotonic() - self._refused_at > REFUSAL_SHOWN_SECONDS:
             self._faults.clear("refused")
         if not self._broker.is_connected:
             state, reason = broker.state, f"broker {self._broker.name}: {broker.reason}"
             return SourceView(state="fault" if state == "fault" else "waiting", reason=reason, last_at=self._last_at)
         reason = self._subscription.reason or self._faults.reason
-        if not reason and expected is not None and silent_seconds > expected:
-            reason = f"no message for {silent_seconds:.0f} s, expected one every {expected:.0f} s"
         return SourceView(state="fault" if reason else "ok", reason=reason, last_at=self._last_at)
 
     async def check(self) -> list[Finding]:
@@ -106,7 +103,7 @@ class TopicSource(Source):
         """In the spool when it returns; the path in the ledger by which it is known, if it may come again."""
         if not self._is_ready.is_set():
             await self._is_ready.wait()
-        self._heard_at = clock.monotonic()
+        self.silence.heard()
         if message.is_retained and self._config.retained == "ignore":
             return None
         refusal = self._refusal(message)

@@ -7,7 +7,7 @@ Promises: what it accepted is on the disk and stays until it is delivered, or en
 from relayd.spool.answers import Remembered
 from relayd.spool.correspondence import Correspondence
 from relayd.spool.disk_queue import Spool
-from relayd.spool.limits import SpoolConfig
+from relayd.spool.limits import Room, SpoolConfig
 from relayd.spool.offline import check, export, repair
 from relayd.spool.outbox import Event
 from relayd.spool.records import (
@@ -35,6 +35,7 @@ __all__ = [
     "QuarantinedFile",
     "Remembered",
     "Report",
+    "Room",
     "SourceCounters",
     "Spool",
     "SpoolConfig",

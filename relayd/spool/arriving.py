@@ -114,6 +114,7 @@ async def _claim(engine: Engine, need: Need, priority: int, now: float) -> conte
     lacking = engine.missing(need, priority)
     if lacking is None:
         return _claimed(engine, need)
+    engine.refused(need, priority)
     raise SpoolFull(f"no room for {need.size_bytes} bytes, {lacking.text}; the original is kept at its source")
 
 

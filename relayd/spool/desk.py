@@ -5,7 +5,7 @@ Promises: lists are pages; nothing here waits for a delivery. `retry` and `drop`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ from relayd.model import State
 from relayd.spool import lists, upkeep
 from relayd.spool.change import Change
 from relayd.spool.engine import Engine
-from relayd.spool.limits import Disk
+from relayd.spool.limits import Disk, Room
 from relayd.spool.records import ItemDetail, ItemSummary, QuarantinedFile, SpoolCounters
 from relayd.spool.writer import Operation
 
@@ -92,10 +92,6 @@ class Desk:
         """A small durable fact."""
         return await self._engine.read(lists.note, key)
 
-    async def notes(self, prefix: str) -> dict[str, str]:
-        """Every small fact whose key begins with `prefix`, which ends in a colon."""
-        return await self._engine.read(lists.notes, prefix)
-
     async def set_note(self, key: str, value: str | None) -> None:
         """Remember a small fact durably; None forgets it. Writes nothing if it is known already."""
         if await self.note(key) != value:
@@ -120,6 +116,14 @@ class Desk:
             sources=tally.sources(),
             destinations=tally.destinations(),
         )
+
+    def room(self) -> Room:
+        """What may still be put; costs a statvfs."""
+        return self._engine.room()
+
+    async def is_owed_more(self, destination: str, *, besides: tuple[str, Collection[str]]) -> bool:
+        """Whether anything waits for it besides the items of that source (first) with those names (second)."""
+        return await self._engine.read(lists.is_owed_more, destination, besides)
 
     @property
     def is_damaged(self) -> bool:

@@ -15,10 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from relayd import clock
 from relayd.errors import SpoolError, SpoolFull
 from relayd.spool import database
 from relayd.spool.change import Change, Tally
-from relayd.spool.limits import Disk, Need, Shortage, SpoolConfig, shortage
+from relayd.spool.limits import Disk, Need, Room, Shortage, SpoolConfig, room, shortage
 from relayd.spool.media import SpoolFolder
 from relayd.spool.writer import Operation, Writer
 
@@ -29,6 +30,8 @@ T = TypeVar("T")
 Hint = Callable[[frozenset[str]], None]
 
 FILE_THREADS = 4
+REFUSAL_SECONDS = 300.0
+"""Sources try again what was refused for want of room; when none did for so long, nothing is refused any more."""
 DAMAGE_MARK = "damaged"
 """A file of this name says that the running relay found damage: the next start repairs."""
 
@@ -71,6 +74,7 @@ class Engine:
         self.tally.load(db)
         self.database_bytes = database.live_bytes(db)
         self.claimed = Need()
+        self._refused: tuple[Need, int, float] | None = None
         self.is_damaged = False
         self.arriving: set[str] = set()
         self._hints: list[Hint] = []
@@ -150,6 +154,23 @@ class Engine:
             priority=priority,
             inodes=need.inodes,
             claimed_inodes=self.claimed.inodes,
+        )
+
+    def refused(self, need: Need, priority: int) -> None:
+        """There was no room for this, whatever was let go for it."""
+        self._refused = (need, priority, clock.monotonic())
+
+    def room(self) -> Room:
+        """What may still be put, and whether something is being refused."""
+        if self._refused is not None and clock.monotonic() - self._refused[2] > REFUSAL_SECONDS:
+            self._refused = None
+        lacking = None if self._refused is None else self.missing(self._refused[0], self._refused[1])
+        return room(
+            self.config,
+            Disk.of(self.folder.root),
+            used_bytes=self.used_bytes,
+            claimed=self.claimed,
+            refusal="" if lacking is None else lacking.text,
         )
 
     async def keep_headroom(self) -> None:

@@ -71,6 +71,15 @@ class SpoolConfig(Section):
         """Free space that stays for others."""
         return max(self.min_free, int(disk.total_bytes * self.min_free_percent / 100))
 
+    def floor_inodes(self, disk: Disk) -> int:
+        """Free inodes that stay for others."""
+        return int(disk.total_inodes * self.min_free_inodes_percent / 100)
+
+    @property
+    def reserve_bytes(self) -> int:
+        """The last of the room, for `emergency` alone."""
+        return min(self.urgent_reserve, self.max_size // 8)
+
 
 def on_disk(size_bytes: int) -> int:
     """What a file of this size takes, in whole blocks."""
@@ -84,6 +93,26 @@ class Shortage:
     bytes_missing: int
     inodes_missing: int
     text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What may still be put that is no emergency. `limit` is the setting that comes first; `left_inodes` is None where
+    the file system has no fixed number of them, else what is left above `inode_floor`. `refusal` is why something was
+    refused not long ago, as long as that is so; else empty."""
+
+    used_bytes: int
+    max_bytes: int
+    left_bytes: int
+    limit: str
+    left_inodes: int | None
+    inode_floor: int
+    refusal: str
+
+    @property
+    def used_percent(self) -> float:
+        """Of what the spool could hold as things are on the disk."""
+        return 100.0 * self.used_bytes / max(1, self.used_bytes + max(0, self.left_bytes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,12 +162,12 @@ def shortage(
 ) -> Shortage | None:
     """What keeps `size_bytes` and `inodes` more from being put, or None. `used_bytes` is what the spool takes on disk
     now, `claimed_…` what other puts are about to take."""
-    reserve = min(config.urgent_reserve, config.max_size // 8)
+    reserve = config.reserve_bytes
     spared = 0 if priority == Priority.EMERGENCY else reserve
     over = used_bytes + claimed_bytes + size_bytes - (config.max_size - spared)
     floor = max(0, config.floor_bytes(disk) - (reserve - spared))
     below = floor - (disk.free_bytes - claimed_bytes - size_bytes)
-    inode_floor = int(disk.total_inodes * config.min_free_inodes_percent / 100)
+    inode_floor = config.floor_inodes(disk)
     lacking_inodes = inode_floor + claimed_inodes + inodes - disk.free_inodes
     if disk.total_inodes == 0 or inodes == 0:  # btrfs and others have no fixed number
         lacking_inodes = 0
@@ -151,3 +180,19 @@ def shortage(
     else:
         text = f"min_free_inodes_percent: {disk.free_inodes} inodes are free on the disk"
     return Shortage(bytes_missing=max(over, below, 0), inodes_missing=max(lacking_inodes, 0), text=text)
+
+
+def room(config: SpoolConfig, disk: Disk, *, used_bytes: int, claimed: Need, refusal: str) -> Room:
+    """What is left now; see `Room`."""
+    within_size = config.max_size - config.reserve_bytes - used_bytes - claimed.size_bytes
+    on_this_disk = disk.free_bytes - config.floor_bytes(disk) - claimed.size_bytes
+    floor = config.floor_inodes(disk)
+    return Room(
+        used_bytes=used_bytes,
+        max_bytes=config.max_size,
+        left_bytes=min(within_size, on_this_disk),
+        limit="max_size" if within_size <= on_this_disk else "min_free",
+        left_inodes=disk.free_inodes - floor - claimed.inodes if disk.total_inodes else None,
+        inode_floor=floor,
+        refusal=refusal,
+    )

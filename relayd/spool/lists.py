@@ -6,7 +6,7 @@ Promises: nothing here waits for the writer or holds it up; every list is a page
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from relayd.model import Item, Known, Outcome, Priority, State
 from relayd.spool.delivering import steps_of
@@ -107,15 +107,21 @@ def oldest_pending(db: sqlite3.Connection) -> float | None:
     return min((row["accepted_at"] for row in found if row is not None), default=None)
 
 
+def is_owed_more(db: sqlite3.Connection, destination: str, besides: tuple[str, Collection[str]]) -> bool:
+    """Whether a delivery to it is pending whose item is not of that source and called one of those names."""
+    source, names = besides
+    marks = ",".join("?" * len(names))
+    row = db.execute(
+        "SELECT 1 FROM deliveries INDEXED BY deliveries_due JOIN items ON items.seq = deliveries.item"  # noqa: S608
+        f" WHERE deliveries.state = 'pending' AND destination = ? AND NOT (source = ? AND name IN ({marks})) LIMIT 1",
+        (destination, source, *names),
+    ).fetchone()
+    return row is not None
+
+
 def note(db: sqlite3.Connection, key: str) -> str | None:
     row = db.execute("SELECT value FROM notes WHERE key = ?", (key,)).fetchone()
     return None if row is None else row["value"]
-
-
-def notes(db: sqlite3.Connection, prefix: str) -> dict[str, str]:
-    """Every note whose key begins so; `prefix` ends in a colon."""
-    rows = db.execute("SELECT key, value FROM notes WHERE key >= ? AND key < ?", (prefix, prefix[:-1] + ";"))
-    return {row["key"]: row["value"] for row in rows}
 
 
 def kept_media(db: sqlite3.Connection, item_ids: Sequence[str]) -> set[str]:

@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from relayd import app, clock, config, destinations, status
+from relayd.diagnosis import Diagnosis
 from relayd.operations import Operations, Parts
 from relayd.spool import Spool
 from relayd.surroundings import Surroundings
@@ -59,7 +60,8 @@ async def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     settled = status.ConfigStatus(sha256="0" * 64, loaded_at=clock.rfc3339(0.0))
 
     async def snapshot() -> status.Status:
-        return await status.snapshot(running, settled, spool, {}, {"rapidsos": worker.view()}, {})
+        well = Diagnosis(faults={}, unknown=frozenset(), notes=())
+        return await status.snapshot(running, settled, spool, parts.views(), well)
 
     parts = Parts(destinations={"rapidsos": there}, workers={"rapidsos": worker})
     yield Served(Operations(spool, lambda: parts, snapshot), spool, tmp_path / "spool")

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from relayd import __version__
 from relayd.cli import main
 
+NO_EFFECT = f"has no effect yet in relayd {__version__}"
 CONTRACT = Path(__file__).parent / "config_samples" / "contract.toml"
 GOOD = """\
 [device]
@@ -76,6 +78,7 @@ def test_check_says_what_is_there_and_leaves_with_0(settings: Path) -> None:
         "sources: front (folder)",
         "destinations: disk (folder), room (sayvu), vms (watcher)",
         "rules: copy, big",
+        f"{settings}:21: destination.vms: {NO_EFFECT} (deliveries to type watcher are kept, not sent)",
     ]
 
 
@@ -95,7 +98,7 @@ def test_check_prints_one_document(settings: Path) -> None:
     assert good["destinations"] == {
         "disk": {"type": "folder", "has_effect": True},
         "room": {"type": "sayvu", "has_effect": True},
-        "vms": {"type": "watcher", "has_effect": True},
+        "vms": {"type": "watcher", "has_effect": False},
     }
     settings.write_text("[device]\nnam = 1\n", encoding="utf-8")
     bad = run(settings, "check", "--json")
@@ -192,6 +195,15 @@ def test_explain_of_a_message_finds_the_source_by_its_topic() -> None:
     assert quiet["rules"][0]["trouble"]
 
 
+def test_explain_of_a_health_event_of_the_relay_itself_needs_no_payload(settings: Path) -> None:
+    told = document(run(CONTRACT, "explain", "--source", "relayd", "--json"))
+    assert (told["item"]["name"], told["item"]["source"]) == ("fault_raised destination rapidsos", "relayd")
+    assert [(one["rule"], one["destination"]) for one in told["deliveries"]] == [("gateway faults", "status-page")]
+    payload = json.dumps({**told["payload"], "type": "fault_cleared", "part": "spool", "kind": "spool"})
+    cleared = document(run(CONTRACT, "explain", "--source", "relayd", "--payload", payload, "--json"))
+    assert cleared["item"]["name"] == "fault_cleared spool"
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -199,6 +211,7 @@ def test_explain_of_a_message_finds_the_source_by_its_topic() -> None:
         (["explain", "/no/such/file"], 1, "cannot read /no/such/file"),
         (["explain", "--topic", "other", "--payload", "1"], 1, "no source takes topic other"),
         (["explain", "--source", "pnic", "--payload", "1"], 1, 'there is no source "pnic", did you mean "panic"?'),
+        (["explain", "--source", "relayd", "--payload", '{"type": "x"}'], 1, "no health event of relayd (schema: "),
     ],
 )
 def test_explain_says_what_it_cannot_work_out(words: list[str], code: int, said: str) -> None:

@@ -1,0 +1,211 @@
+"""What is wrong with which part; over a real spool."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relayd import clock
+from relayd.broker import BrokerView
+from relayd.clock import Synchronization
+from relayd.diagnosis import Diagnosis, Examiner, Views
+from relayd.errors import SpoolFull
+from relayd.faults import HealthConfig
+from relayd.model import DestinationView, SourceView
+from relayd.spool import Room, Spool
+from relayd.spool.limits import Disk, Need, room
+from tests.spool.rig import NOW, config, message, opened, order
+
+SETTINGS = HealthConfig()
+SYNCHRONIZED, ADRIFT, SILENT = (Synchronization(word, None) for word in (True, False, None))
+
+
+@pytest.fixture(autouse=True)
+def steady_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this machine's clock is like."""
+    monkeypatch.setattr(clock, "synchronization", lambda: SYNCHRONIZED)
+
+
+@pytest.fixture
+async def spool(tmp_path: Path) -> AsyncIterator[Spool]:
+    async with opened(config(tmp_path, max_size="2MB")) as spool:
+        yield spool
+
+
+def source(state: Any = "ok", reason: str = "", *, is_known: bool = True) -> SourceView:
+    return SourceView(state=state, reason=reason, last_at=None, is_known=is_known)
+
+
+def destination(state: Any = "ok", reason: str = "", *, is_known: bool = True) -> DestinationView:
+    return DestinationView(state=state, reason=reason, next_try_at=None, under_way=0, is_known=is_known)
+
+
+def views(
+    sources: dict[str, SourceView] | None = None,
+    destinations: dict[str, DestinationView] | None = None,
+    brokers: dict[str, BrokerView] | None = None,
+) -> Views:
+    return Views(sources=sources or {}, destinations=destinations or {}, brokers=brokers or {})
+
+
+class Eye:
+    """An examiner, and what is taken to stand."""
+
+    def __init__(self, spool: Spool) -> None:
+        self.standing: set[str] = set()
+        self._examiner = Examiner(spool, lambda part: part in self.standing)
+
+    async def look(self, seen: Views | None = None, config_error: str | None = None) -> Diagnosis:
+        return await self._examiner.examine(seen or views(), config_error, SETTINGS)
+
+
+async def test_a_relay_with_nothing_wrong_is_ok(spool: Spool) -> None:
+    found = await Eye(spool).look(views({"cam": source()}, {"hook": destination()}))
+    assert (found.overall(), found.unknown) == (("ok", []), frozenset())
+
+
+async def test_what_needs_a_person_comes_first_and_makes_it_a_fault(spool: Spool) -> None:
+    await spool.put(message(), [order("hook")], now=NOW)
+    seen = views(
+        {"cam": source("waiting", "it is being opened"), "yard": source("fault", "the folder is gone")},
+        {"hook": destination("waiting", "away"), "page": destination("fault", "login refused")},
+        {"fleet": BrokerView(state="waiting", reason="away")},
+    )
+    found = await Eye(spool).look(seen, "relayd.toml:3: x: unknown")
+    assert found.overall() == (
+        "fault",
+        [
+            "source yard: the folder is gone",
+            "destination page: login refused",
+            "configuration: the newest was refused, the previous one runs: relayd.toml:3: x: unknown",
+            "source cam: it is being opened",
+            "destination hook: away",
+            "broker fleet: away",
+        ],
+    )
+    assert {part: fault.lasts_seconds for part, fault in found.faults.items()} == {
+        "source cam": SETTINGS.waiting_after,
+        "source yard": SETTINGS.fault_after,
+        "destination hook": SETTINGS.waiting_after,
+        "destination page": SETTINGS.fault_after,
+        "broker fleet": SETTINGS.waiting_after,
+        "configuration": SETTINGS.fault_after,
+    }
+
+
+async def test_a_destination_that_is_away_while_nothing_waits_for_it_is_no_fault(spool: Spool) -> None:
+    away = views(destinations={"hook": destination("waiting", "away")})
+    assert (await Eye(spool).look(away)).faults == {}
+
+
+async def test_what_waits_only_to_tell_of_a_destinations_own_trouble_is_no_reason_to_tell_of_it(spool: Spool) -> None:
+    own = dataclasses.replace(message(source="relayd"), name="fault_cleared destination hook")
+    await spool.put(own, [order("hook")], now=NOW)
+    eye = Eye(spool)
+    for state in ("waiting", "fault"):
+        seen = views(destinations={"hook": destination(state, "away")})
+        assert (await eye.look(seen)).faults["destination hook"].lasts_seconds is None
+    eye.standing = {"destination hook"}
+    assert (await eye.look(seen)).faults["destination hook"].lasts_seconds == SETTINGS.fault_after
+    eye.standing = set()
+    await spool.put(dataclasses.replace(own, name="fault_raised destination other"), [order("hook")], now=NOW)
+    assert (await eye.look(seen)).faults["destination hook"].lasts_seconds == SETTINGS.fault_after
+
+
+async def test_the_source_of_these_messages_never_tells_of_itself(spool: Spool) -> None:
+    found = await Eye(spool).look(views({"relayd": source("waiting", "the spool is full")}))
+    assert found.faults["source relayd"].lasts_seconds is None
+    assert found.overall() == ("degraded", ["source relayd: the spool is full"])
+
+
+async def test_what_was_not_heard_of_since_the_start_is_unknown_while_something_waits_for_it(spool: Spool) -> None:
+    seen = views({"cam": source(is_known=False)}, {"hook": destination(is_known=False)})
+    assert (await Eye(spool).look(seen)).unknown == {"source cam"}
+    await spool.put(message(), [order("hook")], now=NOW)
+    assert (await Eye(spool).look(seen)).unknown == {"source cam", "destination hook"}
+
+
+async def test_a_spool_is_near_its_limit_until_it_is_emptier_than_when_it_was_called_so(tmp_path: Path) -> None:
+    async with opened(config(tmp_path, max_size="10MB", keep_dead="0s", when_full="wait")) as spool:
+        eye, ids = Eye(spool), []
+        while "spool" not in (found := await eye.look()).faults:
+            ids.append((await spool.put(message(b"x" * 100_000), [order("hook")], now=NOW)).id)
+        assert found.overall()[0] == "degraded"
+        assert "max_size" in found.faults["spool"].reason
+        full = spool.room().used_percent
+        while "spool" in (await eye.look()).faults:
+            await spool.drop([ids.pop()], now=NOW)
+            await spool.purge(now=NOW + 1, keep_delivered=0, keep_dead=0)
+        assert spool.room().used_percent < full - 5
+        assert len(ids) > 10
+
+
+async def test_a_spool_that_refuses_is_a_fault_until_there_is_room_again(tmp_path: Path) -> None:
+    async with opened(config(tmp_path, max_size="2MB", when_full="wait")) as spool:
+        eye, ids = Eye(spool), []
+        with contextlib.suppress(SpoolFull):
+            while True:
+                ids.append((await spool.put(message(b"x" * 100_000), [order("hook")], now=NOW)).id)
+        found = (await eye.look()).faults["spool"]
+        assert found.needs_person
+        assert found.reason.startswith("it refuses what comes, which stays where it is: max_size: ")
+        await spool.drop(ids, now=NOW)
+        while spool.room().refusal:
+            await spool.purge(now=NOW + 1, keep_delivered=0, keep_dead=0)
+        assert "spool" not in (await eye.look()).faults
+
+
+async def test_a_refusal_that_no_source_repeats_is_over(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SpoolFull):
+        await spool.put(message(b"x" * 3_000_000), [order("hook")], now=NOW)
+    assert spool.room().refusal
+    later = clock.monotonic() + 301.0
+    monkeypatch.setattr(clock, "monotonic", lambda: later)
+    assert not spool.room().refusal
+
+
+def room_on(path: Path, **disk: int) -> Room:
+    settings = config(path, max_size="10GB", min_free="1GB", min_free_inodes_percent=1.0)
+    whole = {"total_bytes": 10**11, "free_bytes": 5 * 10**10, "total_inodes": 10**6, "free_inodes": 10**5}
+    return room(settings, Disk(**(whole | disk)), used_bytes=10**6, claimed=Need(), refusal="")
+
+
+@pytest.mark.parametrize(
+    ("disk", "said"),
+    [
+        ({"free_bytes": 10**9 + 10**8}, "100 MB are left before min_free"),
+        ({"free_inodes": 15_000}, "5000 inodes are left before min_free_inodes_percent"),
+        ({}, None),
+        ({"total_inodes": 0, "free_inodes": 0}, None),
+    ],
+    ids=["others filled the disk", "inodes run out", "all is well", "a file system without fixed inodes"],
+)
+async def test_a_disk_that_others_fill_is_near_the_limit_too(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: dict[str, int], said: str | None
+) -> None:
+    monkeypatch.setattr(spool, "room", lambda: room_on(tmp_path, **disk))
+    fault = (await Eye(spool).look()).faults.get("spool")
+    assert (fault and fault.reason) == (said and f"near its limit: {said}")
+
+
+async def test_a_clock_is_a_fault_once_it_was_adrift_for_long(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    eye, began = Eye(spool), clock.monotonic()
+
+    async def is_fault(state: Synchronization, seconds: float) -> bool:
+        monkeypatch.setattr(clock, "synchronization", lambda: state)
+        monkeypatch.setattr(clock, "monotonic", lambda: began + seconds)
+        return "clock" in (await eye.look()).faults
+
+    assert not any([await is_fault(ADRIFT, second) for second in range(0, 600, 60)])
+    assert await is_fault(ADRIFT, 600.0)
+    assert not await is_fault(SYNCHRONIZED, 601.0)
+    assert not any([await is_fault((ADRIFT, SYNCHRONIZED)[minute % 2], 60.0 * minute) for minute in range(11, 99)])
+    assert not any([await is_fault(SILENT, 10_000.0 + second) for second in range(0, 6000, 100)])
+    assert not await is_fault(ADRIFT, 20_000.0)
+    eye.standing = {"clock"}
+    assert await is_fault(ADRIFT, 20_001.0), "it was told so before the restart: it need not last again"
