@@ -334,6 +334,8 @@ class Worker:
             self._log.warning("%s (%s) is dead for %s after %d attempts: %s", *words)
         elif verdict.is_unexpected and delivery.attempts == 1:
             self._log.error("%s (%s) failed at %s, attempt %d: %s", *words, exc_info=error)
+        elif verdict.outcome is Outcome.NOT_READY and delivery.attempts == 1:
+            return  # as expected: something goes before it
         elif not verdict.pauses and delivery.attempts in TRIES_WORTH_A_LINE:
             self._log.warning("%s (%s) waits for %s after attempt %d: %s", *words)
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from relayd import httpcheck
 from relayd.destinations import cachet_api as api
 from relayd.destinations.base import Attempt, Destination, Sibling, Step
-from relayd.destinations.cachet_events import Event, event_of
+from relayd.destinations.cachet_events import Event, event_of, key_of
 from relayd.destinations.cachet_incident import DONE, Telling
 from relayd.destinations.cachet_models import CachetConfig, ComponentArguments, IncidentArguments
 from relayd.destinations.cachet_order import TOLD, later
@@ -68,12 +68,15 @@ class Cachet(Destination):
     async def _incident(self, attempt: Attempt) -> tuple[Step, list[Sibling], list[Sibling]]:
         """What was done, and of those that came later about the same fault those that it was done for, and the rest."""
 
-        def said(sibling: Sibling) -> Event:
-            return event_of(sibling.item, sibling.delivery, sibling.arguments or {}, attempt.device)
+        def key(one: Attempt | Sibling) -> str:
+            return key_of(one.item, one.delivery, one.arguments or {}, attempt.device)
 
-        me = event_of(attempt.item, attempt.delivery, attempt.arguments, attempt.device)
-        rest = await later(attempt, lambda sibling: said(sibling).key == me.key)
-        done = await Telling(self._page, self._config, attempt, me, [said(sibling) for sibling in rest]).run()
+        def said(one: Attempt | Sibling) -> Event:
+            return event_of(one.item, one.delivery, one.arguments or {}, attempt.device)
+
+        mine = key(attempt)
+        rest = await later(attempt, lambda sibling: key(sibling) == mine)
+        done = await Telling(self._page, self._config, attempt, said(attempt), [said(each) for each in rest]).run()
         covers = done["covers"] if isinstance(done["covers"], list) else []
         with_me = [sibling for sibling in rest if sibling.delivery.id in covers]
         return done, with_me, [sibling for sibling in rest if sibling.delivery.id not in covers]

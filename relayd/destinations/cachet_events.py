@@ -20,7 +20,7 @@ from relayd.model import JSON, Delivery, Device, Fields, Item
 LONGEST_NAME = 255
 LONGEST_LINE = 2000
 MOST_LINES = 12
-CLEARED = "fault_cleared"
+RAISED, CLEARED = "fault_raised", "fault_cleared"
 _WORDS = {
     "destination": "deliveries to {} are interrupted",
     "source": "nothing comes from {}",
@@ -28,6 +28,7 @@ _WORDS = {
     "link": "the link {} is interrupted",
     "spool": "the storage of the relay needs attention",
     "clock": "the clock of the relay is wrong",
+    "configuration": "the new configuration of the relay is not accepted",
 }
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>#|~!])")
 _MOMENT = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d UTC: ")
@@ -56,7 +57,8 @@ def event_of(item: Item, delivery: Delivery, arguments: Fields, device: Device) 
     """What this delivery tells the page."""
     given = IncidentArguments.model_validate(dict(arguments))
     payload = _payload(item)
-    at = moment(given.occurred_at) or moment(payload.get("at")) or item.captured_at
+    began = payload.get("since") if payload.get("type") == RAISED else None
+    at = moment(given.occurred_at) or moment(began) or moment(payload.get("at")) or item.captured_at
     cleared = payload.get("type") == CLEARED
     status = given.status if given.status is not None else FIXED if cleared else INVESTIGATING
     what = _what(item, payload)
@@ -64,7 +66,7 @@ def event_of(item: Item, delivery: Delivery, arguments: Fields, device: Device) 
     own = (given.message or "").strip()
     return Event(
         delivery_id=delivery.id,
-        key=given.key or _key(item, delivery, payload, device),
+        key=key_of(item, delivery, arguments, device),
         at=at,
         status=status,
         name=given.name or f"{device.name}: {what}",
@@ -72,6 +74,12 @@ def event_of(item: Item, delivery: Delivery, arguments: Fields, device: Device) 
         line=f"{when(at)}: {own or said}"[:LONGEST_LINE],
         arguments=given,
     )
+
+
+def key_of(item: Item, delivery: Delivery, arguments: Fields, device: Device) -> str:
+    """Which fault this delivery is about."""
+    given = arguments.get("key")
+    return given if isinstance(given, str) and given else _key(item, delivery, _payload(item), device)
 
 
 def told(events: Sequence[Event]) -> str:

@@ -102,7 +102,8 @@ class IncidentArguments(Section):
     notifications: bool = False
     """Whether subscribers get a mail."""
     occurred_at: Annotated[str | None, Field(examples=["{{ payload.since }}"])] = None
-    """When it began, like 2026-01-31T12:00:00Z; absent: the `at` of the message, else when it came."""
+    """When it began, like 2026-01-31T12:00:00Z; absent: as the fault or the `at` of the message says, else when it
+    came."""
     published_at: str | None = None
     """From when on it shows, in the same form; absent: at once. Newer servers only."""
     component_id: ComponentId | None = None

@@ -24,10 +24,8 @@ async def later(attempt: Attempt, is_about_it: Callable[[Sibling], bool]) -> lis
             continue
         if sibling.delivery.id < attempt.delivery.id:
             wait = min(_WAIT_SECONDS * 2.0 ** min(attempt.number - 1, 10), _LONGEST_WAIT_SECONDS)
-            raise NotReady(
-                f"item {sibling.item.id} is about the same and goes first; it waits since attempt"
-                f" {sibling.delivery.attempts}: {sibling.delivery.reason or 'its turn has not come'}",
-                retry_after_seconds=wait,
-            )
+            why = sibling.delivery.reason or "its turn has not come"
+            text = f"item {sibling.item.id} is about the same and goes first, but waits itself: {why}"
+            raise NotReady(text, retry_after_seconds=wait)
         found.append(sibling)
     return found

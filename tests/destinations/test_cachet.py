@@ -157,6 +157,21 @@ async def test_a_fault_of_the_relay_opens_an_incident_and_its_end_resolves_it(tm
         assert [each.status for each in sandbox.cachet.incidents.values()] == [4, 1]
 
 
+async def test_a_fault_is_said_to_begin_when_it_began_and_to_end_when_its_end_was_told(tmp_path: Path) -> None:
+    async with played(tmp_path) as (sandbox, relay):
+        about = {"part": "configuration", "since": AT[0], "at": AT[1], "reason": "spool.max_size is no size"}
+        await tell(relay, {**about, "type": "fault_raised"})
+        await tell(relay, {**about, "type": "fault_cleared", "at": AT[2]})
+        await drain(relay)
+        incident = sandbox.cachet.incidents[FIRST]
+        assert incident.body.occurred_at == "2026-01-01 08:00:00"
+        assert incident.message.splitlines() == [
+            "2026-01-01 08:00 UTC: The new configuration of the relay is not accepted. spool.max\\_size is no size",
+            "",
+            "2026-01-01 09:00 UTC: It is over.",
+        ]
+
+
 async def test_faults_of_different_parts_are_different_incidents(tmp_path: Path) -> None:
     async with played(tmp_path) as (sandbox, relay):
         for part in ("source front", "source rear", "clock", "destination {rapidsos}", "something [new](http://x)"):
