@@ -61,3 +61,9 @@ def make_folder(path: Path, *, mode: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=mode)
         path.chmod(mode)
+
+
+def give_to_group(folder: Path, group: int) -> None:
+    """Let a group pass through it and list it. Raises OSError."""
+    os.chown(folder, -1, group)
+    folder.chmod(folder.stat().st_mode | 0o050)

@@ -49,6 +49,7 @@ class Entry:
 COMMANDS = {
     "run": Entry("daemon", "run", "Run the relay in the foreground until SIGTERM."),
     "check": Entry("check", "check", "Check the configuration and report every error at once."),
+    "init": Entry("first", "init", "Ask a few questions and write a first configuration."),
     "setup": Entry("setup", "setup", "Prepare this machine for the configuration: folders, rights, the unit."),
     "status": Entry("show", "status", "Show how the running relay is doing."),
     "items": Entry("show", "items", "List the queue, or show one item with every attempt."),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from relayd.config.deliveries import faults_of_rules, resolved
-from relayd.config.merge import Document, read, read_leniently
+from relayd.config.merge import Document, read, read_leniently, read_text
 from relayd.config.notices import notices_of
 from relayd.config.reading import Sections, read_sections
 from relayd.config.sections import Config
@@ -23,7 +23,7 @@ from relayd.config.together import faults_between
 from relayd.errors import ConfigError
 from relayd.spool import SpoolConfig
 
-__all__ = ["Config", "Loaded", "load", "spool_path_of"]
+__all__ = ["Config", "Loaded", "load", "load_text", "spool_path_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,15 @@ def load(files: Sequence[Path] | None) -> Loaded:
 
     Raises ConfigError with every problem that was found.
     """
-    document = read(files)
+    return _loaded(read(files))
+
+
+def load_text(path: Path, text: str) -> Loaded:
+    """The configuration that `text` is, as if it stood at `path`; for whoever is about to write it there."""
+    return _loaded(read_text(path, text.encode()))
+
+
+def _loaded(document: Document) -> Loaded:
     sections = read_sections(document.table)
     faults = [*sections.faults, *faults_between(sections), *faults_of_rules(sections)]
     if faults:

@@ -125,6 +125,16 @@ def read(files: Sequence[FilePath] | None) -> Document:
     return document
 
 
+def read_text(path: FilePath, content: bytes) -> Document:
+    """The same of a file that is not written yet. Raises ConfigError."""
+    try:
+        document = Document(sha256=hashlib.sha256(content).hexdigest())
+        document.add(_File(path, content, _parsed(path, content)))
+    except RecursionError:
+        raise ConfigError([_at(path, "is nested too deeply")]) from None
+    return document
+
+
 def read_leniently(files: Sequence[FilePath] | None) -> dict[str, Any]:
     """As much of the configuration as can be read; for those who need one value of it and not a judgement."""
     return read_document_leniently(files).table

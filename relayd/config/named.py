@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
@@ -32,6 +32,11 @@ def secrets_named(files: Sequence[FilePath] | None) -> list[NamedSecret]:
         if section != "rule"
         for path, kind, name in _secrets(table, (section,))
     ]
+
+
+def secrets_in(table: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """Kind and name of every secret in a table that is as TOML has it."""
+    return {(kind, name) for _, kind, name in _secrets(dict(table), ())}
 
 
 def credentials_named(files: Sequence[FilePath] | None) -> dict[str, list[str]]:

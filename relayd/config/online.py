@@ -26,28 +26,44 @@ async def try_everything(config: Config) -> AsyncIterator[Finding]:
     """One finding after another: clock, disk, sources, destinations."""
     yield _clock()
     yield _disk(config.spool)
-    device = config.device.as_device()
-    brokers = brokers_of(config)
-    surroundings = Surroundings(device=device, brokers=brokers)
-    for name, broker in brokers.items():
-        check = broker.check(_wanted_topics(config, name), _reported_topics(config, name))
-        for finding in await _tried(f"broker {name}", check):
+    surroundings = surroundings_of(config)
+    for name in surroundings.brokers:
+        for finding in await try_broker(config, name, surroundings):
             yield finding
     for name, source in config.source.items():
         if not sources.is_planned(source.type):
-            for finding in await _tried(
-                f"source {name}", sources.build(name, source, _NothingKnown(), surroundings).check()
-            ):
+            for finding in await try_source(config, name, surroundings):
                 yield finding
     for name, section in config.destination.items():
-        if destinations.is_planned(section.type):
-            continue
-        destination = destinations.build(name, section, surroundings)
-        try:
-            for finding in await _tried(f"destination {name}", destination.check()):
+        if not destinations.is_planned(section.type):
+            for finding in await try_destination(config, name, surroundings):
                 yield finding
-        finally:
-            await destination.close()
+
+
+def surroundings_of(config: Config) -> Surroundings:
+    """What the parts that are tried share."""
+    return Surroundings(device=config.device.as_device(), brokers=brokers_of(config))
+
+
+async def try_broker(config: Config, name: str, surroundings: Surroundings) -> list[Finding]:
+    """Up to the rights that this configuration needs there."""
+    check = surroundings.brokers[name].check(_wanted_topics(config, name), _reported_topics(config, name))
+    return await _tried(f"broker {name}", check)
+
+
+async def try_source(config: Config, name: str, surroundings: Surroundings) -> list[Finding]:
+    """One source that is built."""
+    source = sources.build(name, config.source[name], _NothingKnown(), surroundings)
+    return await _tried(f"source {name}", source.check())
+
+
+async def try_destination(config: Config, name: str, surroundings: Surroundings) -> list[Finding]:
+    """One destination that is built."""
+    destination = destinations.build(name, config.destination[name], surroundings)
+    try:
+        return await _tried(f"destination {name}", destination.check())
+    finally:
+        await destination.close()
 
 
 def _wanted_topics(config: Config, broker: str) -> list[str]:

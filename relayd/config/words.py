@@ -222,7 +222,8 @@ def toml_text(value: Any) -> str:
         return "{ " + ", ".join(f"{key} = {toml_text(one)}" for key, one in value.items()) + " }" if value else "{}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(toml_text(one) for one in value) + "]"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (str, bool, int, float)) else f'"{value}"'
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, (str, bool, int, float)) else f'"{value}"'
+    return text.replace("\x7f", "\\u007F")  # the one letter that JSON takes as it is and TOML does not
 
 
 def _schema(field: Any) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import select
-import signal
 import subprocess
 import sys
 import termios
@@ -81,10 +80,9 @@ class Terminal:
             pass
         return self._process.wait(max(1.0, deadline - time.monotonic()))
 
-    def hang_up(self) -> int:
-        """The line drops."""
-        self._process.send_signal(signal.SIGHUP)
-        return self.end()
+    def echoes(self) -> bool:
+        """Whether the terminal shows what is typed."""
+        return bool(termios.tcgetattr(self._master)[3] & termios.ECHO)
 
     def _read(self, deadline: float) -> bool:
         """Whether there was something more, before the deadline and the end."""
