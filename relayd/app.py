@@ -26,6 +26,7 @@ from relayd.diagnosis import Diagnosis, Examiner, Views
 from relayd.intake import Intake
 from relayd.location import Whereabouts
 from relayd.lookout import Lookout
+from relayd.memory import Notes
 from relayd.model import DestinationView, Device
 from relayd.operations import Operations, Parts, paused_note
 from relayd.reporter import Reporter
@@ -153,7 +154,9 @@ class App:
         loaded, spool = self._settled.loaded, self._spool
         device = device_of(loaded)
         brokers = brokers_of(loaded.config)
-        surroundings = Surroundings(device=device, brokers=brokers)
+        surroundings = Surroundings(
+            device=device, brokers=brokers, sections=loaded.config.destination, memory=partial(Notes, spool)
+        )
         self._whereabouts = surroundings.whereabouts
         topic = loaded.config.device.location_topic
         if topic is not None:
@@ -224,6 +227,7 @@ class App:
         return [
             *(keep_running(tasks, f"broker {name}", broker.run) for name, broker in self._parts.brokers.items()),
             *(keep_running(tasks, f"destination {name}", worker.run) for name, worker in self._parts.workers.items()),
+            *(keep_running(tasks, f"upkeep of {name}", it.upkeep) for name, it in self._parts.destinations.items()),
             *(
                 keep_running(tasks, f"source {name}", partial(source.run, intake.put))
                 for name, source in self._parts.sources.items()
@@ -271,6 +275,8 @@ class App:
         async for _ in routes.changes():
             for worker in self._parts.workers.values():
                 worker.nudge()
+            for destination in self._parts.destinations.values():
+                destination.nudge()
             for broker in self._parts.brokers.values():
                 broker.nudge()
 

@@ -7,14 +7,14 @@ that begins to be in trouble.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from relayd import clock
 from relayd.broker import BrokerView
 from relayd.faults import Fault, HealthConfig, title
-from relayd.model import DestinationView, SourceView
+from relayd.model import CameraView, DestinationView, SourceView
 from relayd.rules import OWN_HEALTH
 from relayd.spool import DestinationCounters, Room, SourceCounters, Spool, SpoolCounters
 
@@ -23,6 +23,8 @@ Overall = Literal["ok", "degraded", "fault"]
 SPOOL, CLOCK, CONFIGURATION = "spool", "clock", "configuration"
 HYSTERESIS_PERCENT = 10.0
 """A spool that was near its limit is so until it is this much emptier."""
+CAMERAS_SHOWN = 5
+"""Of cameras that have the same trouble, so many are named."""
 FEW_BYTES = 256 * 2**20
 """Less room than this is near the limit, too, where the disk is filled by others; an eighth of a small spool."""
 
@@ -34,6 +36,7 @@ class Views:
     sources: Mapping[str, SourceView]
     destinations: Mapping[str, DestinationView]
     brokers: Mapping[str, BrokerView]
+    cameras: Mapping[str, Sequence[CameraView]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +75,7 @@ class Examiner:
             if fault is not None:
                 faults[f"destination {name}"] = fault
         faults.update(_brokers(views, settings))
+        faults.update(_cameras(views))
         for part, found in (
             (SPOOL, self._spool_fault(settings)),
             (CLOCK, self._clock_fault(settings)),
@@ -140,6 +144,25 @@ def _brokers(views: Views, settings: HealthConfig) -> Iterator[tuple[str, Fault]
             is_fault = view.state == "fault"
             lasts = settings.fault_after if is_fault else settings.waiting_after
             yield f"broker {name}", Fault(reason=view.reason, needs_person=is_fault, lasts_seconds=lasts)
+
+
+def _cameras(views: Views) -> Iterator[tuple[str, Fault]]:
+    """One for all cameras of a destination that have the same trouble: shown, but nobody is told."""
+    alike: dict[tuple[str, str, bool], list[str]] = {}
+    for name, cameras in views.cameras.items():
+        for camera in cameras:
+            if camera.state not in ("ok", "removed"):
+                alike.setdefault((name, camera.reason, camera.state == "fault"), []).append(camera.name)
+    for (name, reason, is_fault), names in alike.items():
+        part = f"destination {name}: {_cameras_named(names)}"
+        yield part, Fault(reason=reason, needs_person=is_fault, lasts_seconds=None)
+
+
+def _cameras_named(cameras: Sequence[str]) -> str:
+    if len(cameras) == 1:
+        return f"camera {cameras[0]}"
+    shown = ", ".join(cameras[:CAMERAS_SHOWN])
+    return f"{len(cameras)} cameras ({shown}{', …' if len(cameras) > CAMERAS_SHOWN else ''})"
 
 
 def _configuration(error: str | None, settings: HealthConfig) -> Fault | None:

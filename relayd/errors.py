@@ -129,6 +129,10 @@ class Rejected(DeliveryError):
     """The destination will never take this: dead, kept and visible."""
 
 
+class TooLate(DeliveryError):
+    """What was asked for is worth nothing any more, and was not tried: expired. Says nothing about the destination."""
+
+
 class TryAgain(DeliveryError):
     """This attempt failed for a reason of its own (a 500, a lost answer): back off; the destination goes on."""
 

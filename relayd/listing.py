@@ -11,7 +11,7 @@ from typing import Any
 
 from relayd.clock import rfc3339
 from relayd.files import printable
-from relayd.model import Delivery, DestinationView, Item, Outcome, State
+from relayd.model import CameraView, Delivery, DestinationView, Item, Outcome, State
 from relayd.spool import AttemptRecord, DeliveryDetail, ItemDetail, ItemSummary, QuarantinedFile
 
 ViewOf = Callable[[str], DestinationView | None]
@@ -31,6 +31,13 @@ def item_row(summary: ItemSummary) -> dict[str, Any]:
         "trouble": list(summary.trouble),
         "deliveries": [_delivery(delivery) for delivery in summary.deliveries],
     }
+
+
+def camera_row(destination: str, camera: CameraView) -> dict[str, Any]:
+    """One camera, with the token that it waits for."""
+    times = {"last_change_at", "last_frame_at", "activated_at"}
+    fields = {key: _time(value) if key in times else value for key, value in asdict(camera).items()}
+    return {"destination": destination, **fields}
 
 
 def quarantined_row(entry: QuarantinedFile) -> dict[str, Any]:

@@ -288,6 +288,28 @@ class DestinationView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CameraView:
+    """A camera that a destination looks after. `state` is waiting (for its activation, or to be looked at), ok, dead
+    (activated, and sends no frames), fault (a person is needed) or removed (no longer in the configuration).
+
+    `reason` is empty when ok. `token` is None once it is used, `qr` is what its QR code says. `alive`, `last_change_at`
+    and `last_frame_at` (Unix seconds by the server's clock) are as the server said last, None if it did not.
+    """
+
+    name: str
+    title: str
+    state: Literal["waiting", "ok", "dead", "fault", "removed"]
+    reason: str
+    token: str | None = None
+    qr: str | None = None
+    stream_name: str | None = None
+    alive: bool | None = None
+    last_change_at: float | None = None
+    last_frame_at: float | None = None
+    activated_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceView:
     """What status shows of a source. `state` is ok, waiting or fault; `reason` is empty when ok. Until `is_known`, it
     had no time yet since the start to show whether it works."""

@@ -68,6 +68,7 @@ class Parts:
             sources={name: source.view() for name, source in self.sources.items()},
             destinations={**self.idle, **{name: worker.view() for name, worker in self.workers.items()}},
             brokers={**brokers, **(self.reporter.view() if self.reporter else {})},
+            cameras={name: destination.cameras() for name, destination in self.destinations.items()},
         )
 
     def view(self, destination: str) -> DestinationView | None:
@@ -116,6 +117,15 @@ class Operations:
         )
         following = summaries[-1].item.id if len(summaries) == bounded else None
         return {"items": [listing.item_row(summary) for summary in summaries], "next": following}
+
+    async def cameras(self) -> dict[str, Any]:
+        """Every camera that a destination looks after, with the token that it waits for; those that wait are looked at
+        soon, since somebody may be about to scan."""
+        found = []
+        for destination in self._parts().destinations.values():
+            destination.nudge()
+            found += [listing.camera_row(destination.name, camera) for camera in destination.cameras()]
+        return {"cameras": found}
 
     async def item(self, item_id: str) -> dict[str, Any]:
         """One item with every delivery, attempt, step and receipt. Raises UnknownItem."""

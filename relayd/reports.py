@@ -110,6 +110,20 @@ class FaultMessage(FaultTurn, Stamped):
     """The payload of an item of the source `relayd`: what rules see as `payload` of the relay's own health events."""
 
 
+class CameraEvent(Event):
+    """A camera was activated: from now on its stream is at the server."""
+
+    type: Literal["camera_activated"]
+    destination: str
+    """Where."""
+    camera: str
+    """What it is called in the configuration."""
+    title: str
+    """What people see."""
+    stream_name: str
+    """What its stream is called at the server."""
+
+
 class ConfigReloaded(Event):
     """A changed configuration was read and is in use."""
 
@@ -130,7 +144,9 @@ class ConfigRejected(Event):
     """How many there are."""
 
 
-AnyEvent = Annotated[DeliveryEvent | FaultEvent | ConfigReloaded | ConfigRejected, Field(discriminator="type")]
+AnyEvent = Annotated[
+    DeliveryEvent | FaultEvent | CameraEvent | ConfigReloaded | ConfigRejected, Field(discriminator="type")
+]
 
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:@=-]{1,128}$")]
 Name = Annotated[str, Field(min_length=1, max_length=64)]

@@ -9,7 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from relayd.errors import LoginRefused, NotAllowed, NotReady, Rejected, RelaydError, Rewind, TryAgain, Unavailable
+from relayd.errors import (
+    LoginRefused,
+    NotAllowed,
+    NotReady,
+    Rejected,
+    RelaydError,
+    Rewind,
+    TooLate,
+    TryAgain,
+    Unavailable,
+)
 from relayd.model import Outcome, State
 
 BREAKER_FAILURES = 5
@@ -40,9 +50,9 @@ class Backoff:
 class Verdict:
     """What one failed attempt means.
 
-    For the delivery: `ends_as` (DEAD) or due again after a wait of up to `ceiling_seconds` (exactly `delay_seconds`
-    where that is set), forgetting the step `forget_from` and later ones. For the destination: `pauses`, with
-    `retry_after_seconds` as the server's wish (bounded), and whether it `is_fault` that a person has to mend.
+    For the delivery: `ends_as` (DEAD, or EXPIRED untried) or due again after a wait of up to `ceiling_seconds` (exactly
+    `delay_seconds` where that is set), forgetting the step `forget_from` and later ones. For the destination: `pauses`,
+    with `retry_after_seconds` as the server's wish (bounded), and whether it `is_fault` that a person has to mend.
     `counts_as_failure` feeds the breaker. `is_unexpected` asks for a traceback in the log, once.
     """
 
@@ -87,6 +97,8 @@ def judge(error: Exception, *, attempts: int, backoff: Backoff) -> Verdict:
             )
         case Rejected():
             return Verdict(outcome=Outcome.REJECTED, reason=reason, ends_as=State.DEAD)
+        case TooLate():
+            return Verdict(outcome=Outcome.REJECTED, reason=reason, ends_as=State.EXPIRED)
         case TryAgain():
             return Verdict(
                 outcome=Outcome.FAILED,

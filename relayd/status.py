@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from relayd import __version__, clock
 from relayd.diagnosis import Diagnosis, Overall, Views
-from relayd.model import DestinationView, Device, SourceView
+from relayd.model import CameraView, DestinationView, Device, SourceView
 from relayd.spool import DestinationCounters, SourceCounters, Spool
 
 
@@ -69,6 +70,19 @@ class SourceStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CameraStatus:
+    """A camera that a destination looks after: waiting for its activation, ok, dead (no frames), or at fault. What the
+    server did not say is null; its times are by its own clock."""
+
+    state: Literal["waiting", "ok", "dead", "fault"]
+    reason: str
+    stream_name: str | None
+    alive: bool | None
+    last_change_at: str | None
+    last_frame_at: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationStatus:
     state: Literal["ok", "waiting", "paused", "fault"]
     reason: str
@@ -79,6 +93,7 @@ class DestinationStatus:
     last_success_at: str | None
     next_try_at: str | None
     bytes_sent: int
+    cameras: dict[str, CameraStatus] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +174,10 @@ async def snapshot(
         config=config,
         spool=spool_status,
         sources={name: _source(spool, name, view) for name, view in views.sources.items()},
-        destinations={name: _destination(spool, name, view) for name, view in views.destinations.items()},
+        destinations={
+            name: _destination(spool, name, view, views.cameras.get(name, ()))
+            for name, view in views.destinations.items()
+        },
         brokers={name: BrokerStatus(state=view.state, reason=view.reason) for name, view in views.brokers.items()},
         links={},
         incidents=IncidentsStatus(open=0),
@@ -208,7 +226,7 @@ def _source(spool: Spool, name: str, view: SourceView) -> SourceStatus:
     )
 
 
-def _destination(spool: Spool, name: str, view: DestinationView) -> DestinationStatus:
+def _destination(spool: Spool, name: str, view: DestinationView, cameras: Sequence[CameraView]) -> DestinationStatus:
     counters = spool.counters.destinations.get(name, DestinationCounters())
     return DestinationStatus(
         state=view.state,
@@ -220,6 +238,18 @@ def _destination(spool: Spool, name: str, view: DestinationView) -> DestinationS
         last_success_at=_time(counters.last_success_at),
         next_try_at=_time(view.next_try_at),
         bytes_sent=counters.bytes_sent,
+        cameras={camera.name: _camera(camera) for camera in cameras if camera.state != "removed"},
+    )
+
+
+def _camera(view: CameraView) -> CameraStatus:
+    return CameraStatus(
+        state="fault" if view.state == "removed" else view.state,
+        reason=view.reason,
+        stream_name=view.stream_name,
+        alive=view.alive,
+        last_change_at=_time(view.last_change_at),
+        last_frame_at=_time(view.last_frame_at),
     )
 
 

@@ -18,7 +18,7 @@ from relayd.arguments import arguments_of
 from relayd.destinations.base import Attempt, Destination, DestinationConfig, Sibling, Step
 from relayd.errors import Rejected, SpoolError
 from relayd.files import printable
-from relayd.model import DestinationView, Device, Fields, Outcome, Priority, Receipt
+from relayd.model import DestinationView, Device, Fields, Outcome, Priority, Receipt, State
 from relayd.retry import BREAKER_FAILURES, Backoff, Verdict, judge
 from relayd.spool import Begun, Spool
 from relayd.traffic import Traffic
@@ -300,7 +300,7 @@ class Worker:
     # --- pausing
 
     def _count(self, verdict: Verdict, *, is_probe: bool) -> None:
-        if verdict.outcome is Outcome.NOT_READY:
+        if verdict.outcome is Outcome.NOT_READY or verdict.ends_as is State.EXPIRED:
             return  # it may not have asked anybody: no proof that the destination is there
         if not verdict.counts_as_failure:
             self._answered()

@@ -32,6 +32,7 @@ _STYLES = {
     "dead": "bold red",
     "evicted": "red",
     "expired": "red",
+    "removed": "dim",
     "quarantined": "red",
     "lost": "bold red",
     "stale": "bold yellow",

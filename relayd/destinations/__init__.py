@@ -25,6 +25,7 @@ TYPES: Mapping[str, str] = {
     "mqtt": "relayd.destinations.publish:Publish",
     "rapidsos": "relayd.destinations.rapidsos:RapidSOS",
     "sayvu": "relayd.destinations.sayvu:SayVU",
+    "watcher": "relayd.destinations.watcher:Watcher",
     "webhook": "relayd.destinations.webhook:Webhook",
 }
 """Type → the class that delivers."""
@@ -32,9 +33,7 @@ TYPES: Mapping[str, str] = {
 GROUP = "relayd.destinations"
 """Entry points of this group name the types of other packages, `NAME = "package.module:Class"`."""
 
-PLANNED: Mapping[str, str] = {
-    "watcher": "relayd.destinations.watcher:PLANNED",
-}
+PLANNED: Mapping[str, str] = {}
 """Type → its models, where nothing delivers yet."""
 
 

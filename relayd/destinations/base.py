@@ -1,4 +1,5 @@
-"""The seam between the worker and every API: `Destination.deliver(attempt) -> Receipt`, plus `check()`.
+"""The seam between the worker and every API: `Destination.deliver(attempt) -> Receipt`, plus `check()`; and `upkeep()`
+for a type that has something to look after between deliveries.
 
 A destination raises (see `errors`): it never retries, sleeps, counts or logs failures; the worker does. Its effects go
 through `Attempt.step`, which runs each of them once across all tries and all crashes.
@@ -18,7 +19,7 @@ from pydantic import BaseModel, Field
 
 from relayd.errors import Rejected
 from relayd.fields import Duration, Section, written
-from relayd.model import JSON, Delivery, Device, Fields, Finding, Incident, Item, Kind, Receipt
+from relayd.model import JSON, CameraView, Delivery, Device, Fields, Finding, Incident, Item, Kind, Receipt
 
 Step = dict[str, JSON]
 
@@ -209,6 +210,20 @@ class Destination(ABC):
     @abstractmethod
     async def check(self) -> list[Finding]:
         """Try the login and whatever else can be tried without leaving a trace; for `check --online`."""
+
+    async def upkeep(self) -> None:
+        """Background work beside the deliveries, for a type that has some: runs until it is cancelled, started again if
+        it fails. It waits, backs off and logs for itself, and never holds up a delivery. What it has to remember goes
+        through `Surroundings.memory`: durable notes of this destination alone, kept by the spool."""
+        return
+
+    def nudge(self) -> None:
+        """The network changed, or a person looks: upkeep that waits looks again soon."""
+        return
+
+    def cameras(self) -> tuple[CameraView, ...]:
+        """The cameras that this destination looks after, for the status and `relayd cameras`; no I/O."""
+        return ()
 
     async def close(self) -> None:
         """Close connections. Called once, when the last attempt has ended."""

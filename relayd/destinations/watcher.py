@@ -1,145 +1,179 @@
-"""Flussonic Watcher: activation of cameras, messages, pan-tilt-zoom and reboot. So far its configuration only.
+"""Flussonic Watcher: activation of cameras, messages to users, pan-tilt-zoom and reboot.
 
-Arguments are named as in the API's own pages; texts are templates.
+Promises: a camera of the configuration is activated once and kept as configured, in the background (see `Cameras`); the
+action `camera` is delivered when that is so. A message is sent again after a lost answer: it may appear twice, and is
+never missing. A command to a camera is sent at most once, and only while it is younger than `command_max_age`: it never
+waits for a server and is never replayed.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel
 
-from relayd.destinations import Models
-from relayd.destinations.base import DestinationConfig
-from relayd.fields import Duration, Secret, Section, written
-from relayd.httpconfig import HttpConfig
+from relayd import clock, httpcheck
+from relayd.destinations.base import Attempt, Destination, Step
+from relayd.destinations.watcher_cameras import Cameras
+from relayd.destinations.watcher_models import (
+    CameraArguments,
+    CameraConfig,
+    MessageArguments,
+    PtzArguments,
+    RebootArguments,
+    WatcherConfig,
+)
+from relayd.errors import DeliveryError, NotAllowed, NotReady, Rejected, TooLate, TryAgain
+from relayd.memory import Unkept
+from relayd.model import JSON, CameraView, Finding, Receipt
+from relayd.watcher_client import Document, WatcherClient, number, segment
 
-Speed = Annotated[int, Field(ge=0, le=100)]
-NameOrId = int | str | None
-
-
-class Coordinates(Section):
-    """Where a camera stands."""
-
-    latitude: Annotated[float, Field(ge=-90, le=90)]
-    """Degrees north."""
-    longitude: Annotated[float, Field(ge=-180, le=180)]
-    """Degrees east."""
-
-
-class CameraConfig(Section):
-    """A camera: activated once, then kept as configured."""
-
-    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$", examples=["gate-3"])]
-    """What the camera is called here, in rules and in `relayd cameras`."""
-    title: Annotated[str, Field(min_length=1, examples=["Gate 3"])]
-    """What people see in Watcher."""
-    organization: Annotated[NameOrId, Field(examples=["Acme"])] = None
-    """Name or id; needed if the user belongs to several."""
-    preset: Annotated[NameOrId, Field(examples=["7 days"])] = None
-    """Name or id of the recording preset; absent: the organization's own."""
-    folder: Annotated[NameOrId, Field(examples=["Gates"])] = None
-    """Name or id of the folder it is shown in."""
-    enabled: bool = True
-    """Whether the stream runs."""
-    static: bool = True
-    """Whether it is captured all the time, or on demand."""
-    dvr_depth: Annotated[int | None, Field(ge=0, examples=[7])] = None
-    """Days of recording."""
-    dvr_space: Annotated[int | None, Field(ge=0, examples=[50])] = None
-    """Gigabytes of recording."""
-    comment: Annotated[str | None, Field(examples=["behind the fence"])] = None
-    """Note shown with the camera."""
-    coordinates: Annotated[Coordinates | None, Field(examples=[{"latitude": 55.403, "longitude": 10.402}])] = None
-    """Where it stands."""
-    postal_address: Annotated[str | None, Field(examples=["Havnegade 1, Odense"])] = None
-    """Where it stands, as an address."""
+if TYPE_CHECKING:
+    from relayd.surroundings import Surroundings
 
 
-class WatcherConfig(HttpConfig, DestinationConfig):
-    """A Watcher server; `url` ends in `/watcher/client-api/v3`."""
+class Watcher(Destination):
+    """One user of one Watcher."""
 
-    type: Literal["watcher"]
-    """Always `watcher`."""
-    login: Annotated[str, Field(min_length=1, examples=["gateway"])]
-    """Name of the user."""
-    password: Secret
-    """Where the password is."""
-    poll_every: Duration = written("15s", gt=0)
-    """How often a camera that waits for its activation is looked at."""
-    command_max_age: Duration = written("10s", gt=0)
-    """Pan-tilt-zoom and reboot older than this are dropped: they are never replayed late."""
-    camera: Annotated[tuple[CameraConfig, ...], Field(max_length=500)] = ()
-    """Cameras to activate, each a `[[destination.NAME.camera]]`."""
-
-    @model_validator(mode="after")
-    def _names_differ(self) -> WatcherConfig:
-        names = [camera.name for camera in self.camera]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise ValueError(f'two cameras are called "{twice}", give each its own name')
-        return self
-
-
-class CameraArguments(Section):
-    """`camera`: activate a camera of this destination."""
-
-    name: Annotated[str, Field(min_length=1, examples=["gate-3"])]
-    """Its name here."""
-
-
-class MessageArguments(Section):
-    """`message`: send a message to a user."""
-
-    body: Annotated[str, Field(min_length=1, examples=["{{ item.name }} arrived"])]
-    """Text (Markdown)."""
-    user_id: Annotated[int, Field(ge=1, examples=[12])]
-    """Who gets it."""
-    title: str | None = None
-    """Title."""
-    type: Literal["info", "warning", "danger"] = "info"
-    """How it is shown."""
-    is_push: bool = False
-    """Whether it is pushed to the user's devices."""
-    is_dashboard: bool = False
-    """Whether it is shown on the dashboard."""
-
-
-class PtzArguments(Section):
-    """`ptz`: move a camera until the next command; all speeds 0 stop it."""
-
-    name: Annotated[str, Field(min_length=1, examples=["gate-3"])]
-    """The camera: its name here, or its stream's name."""
-    command: Literal["move_continuous"] = "move_continuous"
-    """What to do."""
-    up: Speed = 0
-    """Speed upwards."""
-    down: Speed = 0
-    """Speed downwards."""
-    left: Speed = 0
-    """Speed to the left."""
-    right: Speed = 0
-    """Speed to the right."""
-    in_: Annotated[Speed, Field(alias="in")] = 0
-    """Speed of zooming in."""
-    out: Speed = 0
-    """Speed of zooming out."""
-
-
-class RebootArguments(Section):
-    """`reboot`: restart a camera."""
-
-    name: Annotated[str, Field(min_length=1, examples=["gate-3"])]
-    """The camera: its name here, or its stream's name."""
-
-
-PLANNED = Models(
-    config=WatcherConfig,
-    actions={
+    Config = WatcherConfig
+    actions: ClassVar[Mapping[str, type[BaseModel]]] = {
         "camera": CameraArguments,
         "message": MessageArguments,
         "ptz": PtzArguments,
         "reboot": RebootArguments,
-    },
-    receipt=frozenset({"token", "stream_name"}),
-)
+    }
+    receipt_fields = frozenset({"token", "stream_name", "message_id"})
+
+    def __init__(self, name: str, config: WatcherConfig, surroundings: Surroundings | None = None) -> None:
+        self.name = name
+        self._config = config
+        self._client = WatcherClient(config)
+        memory = Unkept() if surroundings is None else surroundings.memory(f"destination:{name}")
+        self._cameras = Cameras(name, config, self._client, memory)
+
+    async def deliver(self, attempt: Attempt) -> Receipt:
+        """Receipt: `token` and `stream_name` of the camera, `message_id`; None where an action has none."""
+        match attempt.delivery.action:
+            case "camera":
+                return await self._activate(attempt)
+            case "message":
+                return await self._message(attempt)
+            case "ptz":
+                wish = PtzArguments.model_validate(dict(attempt.arguments)).model_dump(by_alias=True)
+                return await self._command(attempt, str(wish.pop("name")), "ptz", wish, "can_use_ptz")
+            case _:
+                name = RebootArguments.model_validate(dict(attempt.arguments)).name
+                return await self._command(attempt, name, "reboot", None, "can_use_actions")
+
+    async def upkeep(self) -> None:
+        await self._cameras.run()
+
+    def nudge(self) -> None:
+        self._cameras.nudge()
+
+    def cameras(self) -> tuple[CameraView, ...]:
+        return self._cameras.views()
+
+    async def check(self) -> list[Finding]:
+        """Name, TCP, TLS, the login, and for each camera whether the names in it are known and it may be added."""
+        remedy = "compare login, password and url with what the Watcher's administrator gave"
+        found = await httpcheck.findings(self.name, self._client.http, self._client.log_in, remedy=remedy)
+        if all(finding.is_good for finding in found):
+            found += [await self._check_camera(camera) for camera in self._config.camera]
+        return found
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    # --- actions
+
+    async def _activate(self, attempt: Attempt) -> Receipt:
+        name = CameraArguments.model_validate(dict(attempt.arguments)).name
+        camera = await self._cameras.activation(name)
+        if not camera.stream_name:
+            raise NotReady(
+                f"camera {name} waits for its activation: `relayd cameras --qr {name}`",
+                retry_after_seconds=self._config.poll_every,
+            )
+        fields: dict[str, JSON] = {"token": camera.token or None, "stream_name": camera.stream_name}
+        return _receipt(f"camera {name} is stream {camera.stream_name}", **fields)
+
+    async def _message(self, attempt: Attempt) -> Receipt:
+        sent = await attempt.step("message", self._tell, MessageArguments.model_validate(dict(attempt.arguments)))
+        return _receipt(f"the server gave the message the id {sent['message_id']}", message_id=sent["message_id"])
+
+    async def _tell(self, arguments: MessageArguments) -> Step:
+        body = arguments.model_dump(exclude_none=True)
+        found = await self._client.ask("POST", "/messages", body=body, may="send messages", is_repeatable=False)
+        message = number(found.get("id"))
+        if message is None:
+            raise TryAgain("the answer to the message names no message")
+        return {"message_id": message}
+
+    async def _command(self, attempt: Attempt, camera: str, what: str, body: Document | None, right: str) -> Receipt:
+        """One command, within its time or not at all."""
+        left_seconds = self._left_seconds(attempt)
+        stream = await self._cameras.stream_of(camera)
+        if (attempt.recall("sending") or {}).get("is_open"):
+            raise Rejected(f"relayd ended while it sent this {what}: it may have been done, and is not sent again")
+        await attempt.note("sending", {"is_open": True})
+        try:
+            async with asyncio.timeout(left_seconds):
+                await self._client.ask(
+                    "POST",
+                    f"/streams/{segment(stream)}/{what}",
+                    body=body,
+                    may=f"command this camera ({right})",
+                    is_repeatable=False,
+                )
+        except TimeoutError:
+            raise Rejected(
+                f"no answer to this {what} within command_max_age: it may have been done, and is not sent again"
+            ) from None
+        except NotAllowed as error:
+            raise Rejected(str(error)) from None
+        except DeliveryError as error:
+            if not error.nothing_happened:
+                raise Rejected(f"{error}: this {what} may have been done, and is not sent again") from None
+            await attempt.note("sending", {"is_open": False})
+            raise
+        return _receipt(f"the server took {what} of stream {stream}", stream_name=stream)
+
+    def _left_seconds(self, attempt: Attempt) -> float:
+        """How long it is still worth anything. Raises TooLate, also where the clock was set back since."""
+        age, limit = clock.now() - attempt.item.accepted_at, self._config.command_max_age
+        if abs(age) >= limit:
+            raise TooLate(
+                f"this {attempt.delivery.action} is {abs(age):.0f} s old, more than command_max_age, {limit:g} s: it"
+                " was dropped, commands are never replayed late"
+            )
+        return limit - max(age, 0.0)
+
+    async def _check_camera(self, camera: CameraConfig) -> Finding:
+        subject = f"{self.name}: camera {camera.name}"
+        try:
+            ids = await self._cameras.names.ids(camera)
+            organizations = await self._cameras.names.organizations()
+        except DeliveryError as error:
+            remedy = (
+                "write the name as the server shows it, or its id, and ask its administrator for the right to see it"
+            )
+            return Finding(subject=subject, is_good=False, text=str(error), remedy=remedy)
+        wanted = ids.get("organization_id")
+        mine = [one for one in organizations if wanted is None or number(one.get("id")) == wanted]
+        if wanted is None and len(mine) > 1:
+            text = f"{self._config.login} belongs to {len(mine)} organizations"
+            return Finding(subject=subject, is_good=False, text=text, remedy="write organization = the one it goes to")
+        rights = mine[0].get("user_permissions") if mine else None
+        if isinstance(rights, dict) and rights.get("can_edit_streams") is False:
+            text = f"{self._config.login} may not add cameras there"
+            return Finding(
+                subject=subject, is_good=False, text=text, remedy="have can_edit_streams granted to the user"
+            )
+        return Finding(subject=subject, is_good=True, text=f"{camera.title}, its names are known")
+
+
+def _receipt(proof: str, **fields: JSON) -> Receipt:
+    return Receipt(proof=proof, fields={"token": None, "stream_name": None, "message_id": None, **fields})

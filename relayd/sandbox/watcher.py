@@ -264,7 +264,7 @@ class Watcher:
         self._may("can_edit_streams")
         both = {**stream.config, **change}
         self._check_ids(both, self._organization(both.get("organization_id"), 400))
-        stream.saves.append(change)
+        stream.saves.append(dict(change))
         if both.get("preset_id") == 3:
             change.pop("dvr", None)  # a preset that is not adjustable: taken, and not done
         dvr = {**stream.config.get("dvr", {}), **change.pop("dvr", {})}

@@ -92,6 +92,10 @@ class Desk:
         """A small durable fact."""
         return await self._engine.read(lists.note, key)
 
+    async def notes(self, prefix: str) -> dict[str, str]:
+        """Every small fact whose key begins with `prefix`, which ends in a colon."""
+        return await self._engine.read(lists.notes, prefix)
+
     async def set_note(self, key: str, value: str | None) -> None:
         """Remember a small fact durably; None forgets it. Writes nothing if it is known already."""
         if await self.note(key) != value:

@@ -124,6 +124,12 @@ def note(db: sqlite3.Connection, key: str) -> str | None:
     return None if row is None else row["value"]
 
 
+def notes(db: sqlite3.Connection, prefix: str) -> dict[str, str]:
+    """Every note whose key begins so; `prefix` ends in a colon."""
+    rows = db.execute("SELECT key, value FROM notes WHERE key >= ? AND key < ?", (prefix, prefix[:-1] + ";"))
+    return {row["key"]: row["value"] for row in rows}
+
+
 def kept_media(db: sqlite3.Connection, item_ids: Sequence[str]) -> set[str]:
     """Those of these ids whose media belongs to a row."""
     marks = ",".join("?" * len(item_ids))

@@ -62,6 +62,7 @@ def build(operations: Operations, admit: Admit) -> web.Application:
             web.post("/api/v1/items/{id}/retry", handlers.retry_one),
             web.post("/api/v1/items/{id}/drop", handlers.drop_one),
             web.get("/api/v1/why", handlers.why),
+            web.get("/api/v1/cameras", handlers.cameras),
             web.post("/api/v1/retry", handlers.retry),
             web.post("/api/v1/drop", handlers.drop),
             web.post("/api/v1/pause", handlers.pause),
@@ -103,6 +104,9 @@ class Handlers:
 
     async def item(self, request: web.Request) -> web.Response:
         return _answer(await self._operations.item(request.match_info["id"]))
+
+    async def cameras(self, _: web.Request) -> web.Response:
+        return _answer(await self._operations.cameras())
 
     async def why(self, request: web.Request) -> web.Response:
         wanted = asked.by_query(asked.WhyAsked, request.rel_url.raw_query_string)

@@ -14,6 +14,8 @@ from typing import Any
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _NAMED = {"sources": "source", "destinations": "destination", "brokers": "broker", "links": "link"}
+_NAMED_WITHIN = {("relayd_destination", "cameras"): "camera"}
+"""What is named within something that is named."""
 _COUNTERS = {
     "relayd_source_captured",
     "relayd_destination_delivered",
@@ -48,6 +50,10 @@ def _samples(prefix: str, labels: Labels, node: Mapping[str, Any]) -> Iterator[S
         if prefix == "relayd" and key in _NAMED and isinstance(value, Mapping):
             for own_name, inner in value.items():
                 yield from _samples(f"relayd_{_NAMED[key]}", ((_NAMED[key], str(own_name)),), inner)
+        elif (prefix, key) in _NAMED_WITHIN and isinstance(value, Mapping):
+            word = _NAMED_WITHIN[prefix, key]
+            for own_name, inner in value.items():
+                yield from _samples(f"relayd_{word}", (*labels, (word, str(own_name))), inner)
         elif isinstance(value, Mapping):
             yield from _samples(name, labels, value)
         elif isinstance(value, bool | int | float):

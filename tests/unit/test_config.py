@@ -160,12 +160,17 @@ def notices(folder: Path, text: str) -> list[str]:
     return [notice.removeprefix(f"{place}:") for notice in config.load([place]).notices]
 
 
-def test_what_has_no_effect_yet_is_said_plainly(tmp_path: Path) -> None:
-    planned = "[destination.d]\ntype = 'watcher'\nurl = 'https://vms'\nlogin = 'l'\npassword = { env = 'P' }\n"
+LATER = destinations.Models(config=DestinationConfig, actions={}, receipt=None)
+"""What a type that is only planned says of itself."""
+
+
+def test_what_has_no_effect_yet_is_said_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(destinations, "PLANNED", {"later": "tests.unit.test_config:LATER"})
+    planned = "[destination.d]\ntype = 'later'\n"
     said = notices(tmp_path, MINIMAL + "[web]\nlisten = '127.0.0.1:1'\n" + planned)
     assert said == [
         f"13: web: has no effect yet in relayd {__version__} (there is no web page)",
-        f"15: destination.d: has no effect yet in relayd {__version__} (deliveries to type watcher are kept, not sent)",
+        f"15: destination.d: has no effect yet in relayd {__version__} (deliveries to type later are kept, not sent)",
     ]
 
 

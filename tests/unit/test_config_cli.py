@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from relayd import __version__
 from relayd.cli import main
 
-NO_EFFECT = f"has no effect yet in relayd {__version__}"
 CONTRACT = Path(__file__).parent / "config_samples" / "contract.toml"
 GOOD = """\
 [device]
@@ -78,7 +76,6 @@ def test_check_says_what_is_there_and_leaves_with_0(settings: Path) -> None:
         "sources: front (folder)",
         "destinations: disk (folder), room (sayvu), vms (watcher)",
         "rules: copy, big",
-        f"{settings}:21: destination.vms: {NO_EFFECT} (deliveries to type watcher are kept, not sent)",
     ]
 
 
@@ -98,7 +95,7 @@ def test_check_prints_one_document(settings: Path) -> None:
     assert good["destinations"] == {
         "disk": {"type": "folder", "has_effect": True},
         "room": {"type": "sayvu", "has_effect": True},
-        "vms": {"type": "watcher", "has_effect": False},
+        "vms": {"type": "watcher", "has_effect": True},
     }
     settings.write_text("[device]\nnam = 1\n", encoding="utf-8")
     bad = run(settings, "check", "--json")

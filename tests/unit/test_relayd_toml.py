@@ -17,7 +17,7 @@ from relayd.broker import BrokerConfig
 from relayd.config.reading import SINGLE
 from relayd.config.sections import DeviceConfig
 from relayd.config.words import plain, validate
-from relayd.destinations.watcher import CameraConfig, Coordinates
+from relayd.destinations.watcher_models import CameraConfig, Coordinates
 from relayd.links import LinkConfig
 from relayd.rules import IncidentConfig, RuleConfig
 
