@@ -42,7 +42,7 @@ async def try_everything(config: Config) -> AsyncIterator[Finding]:
 
 def surroundings_of(config: Config) -> Surroundings:
     """What the parts that are tried share."""
-    return Surroundings(device=config.device.as_device(), brokers=brokers_of(config, sections=config.destination))
+    return Surroundings(device=config.device.as_device(), brokers=brokers_of(config), sections=config.destination)
 
 
 async def try_broker(config: Config, name: str, surroundings: Surroundings) -> list[Finding]:
