@@ -98,6 +98,10 @@ class Unavailable(DeliveryError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class Unreachable(Unavailable):
+    """Nobody is there: no name, no route, no connection, no TLS. Nothing left this machine."""
+
+
 class LoginRefused(Unavailable):
     """The destination refuses our credentials: a fault of the destination's configuration, not of the item.
 

@@ -16,7 +16,7 @@ from yarl import URL
 
 from relayd import __version__, tls
 from relayd.addressguard import AddressGuard, AddressInfo, SocketRefused, where
-from relayd.errors import DeliveryError, TryAgain, Unavailable
+from relayd.errors import DeliveryError, TryAgain, Unavailable, Unreachable
 from relayd.httpanswer import Answer
 from relayd.httpconfig import HttpConfig
 from relayd.httpflow import Body, Flow, current, pump
@@ -170,7 +170,7 @@ class Wire:
         if flow.fault is not None:
             return flow.fault
         if not flow.is_begun:
-            return Unavailable(self._unreachable(error, flow, place)).harmless()
+            return Unreachable(self._unreachable(error, flow, place)).harmless()
         if isinstance(error, aiohttp.ClientResponseError):
             return TryAgain(f"{place} answered with something that is no HTTP")
         if isinstance(error, aiohttp.ClientPayloadError):

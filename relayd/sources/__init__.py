@@ -15,12 +15,11 @@ from relayd.surroundings import Surroundings
 TYPES: Mapping[str, str] = {
     "folder": "relayd.sources.folder:FolderSource",
     "mqtt": "relayd.sources.topic:TopicSource",
+    "watcher-episodes": "relayd.sources.episodes:EpisodesSource",
 }
 """Type → the class that runs."""
 
-PLANNED: Mapping[str, str] = {
-    "watcher-episodes": "relayd.sources.episodes:EpisodesConfig",
-}
+PLANNED: Mapping[str, str] = {}
 """Type → the model of its section, where nothing runs yet."""
 
 
