@@ -145,6 +145,24 @@ def test_a_fault_is_told_once_also_across_a_restart(rig: Rig, onlooker: Onlooker
     assert {event["id"] for event in onlooker.documents("event")} <= {raised["id"]}
 
 
+def test_a_fault_that_ends_is_told_to_be_over_with_the_same_words_also_after_a_kill_in_between(
+    rig: Rig, onlooker: Onlooker
+) -> None:
+    rig.config.write_text(rig.config.read_text() + '\n[health]\nfault_after = "200ms"\nwhole_after = "1s"\n')
+    away = rig.drop.with_name("away")
+    rig.start()
+    rig.drop.rename(away)
+    raised = onlooker.wait_for("event", of_type("fault_raised"))
+    assert (raised["part"], raised["kind"], raised["source"]) == ("source camera", "source", "camera")
+    rig.kill_relay()
+    away.rename(rig.drop)
+    rig.start()
+    cleared = onlooker.wait_for("event", of_type("fault_cleared"))
+    kept = ("part", "kind", "source", "reason", "since")
+    assert [cleared[key] for key in kept] == [raised[key] for key in kept]
+    assert len({event["id"] for event in onlooker.documents("event")}) == 2
+
+
 def test_an_event_that_the_broker_never_takes_is_left_out_and_the_next_one_comes(tmp_path: Path, rig: Rig) -> None:
     narrow = Mosquitto(tmp_path / "narrow", options="max_packet_size 700", is_persistent=False).start()
     onlooker = Onlooker(narrow)

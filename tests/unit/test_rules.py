@@ -177,6 +177,12 @@ def test_payloads_names_and_receipts_are_data(hostile: str) -> None:
     assert render({"a": "{{ payload.text }}"}, context(message(payload), DEVICE)) == {"a": hostile}
 
 
+def test_only_a_rule_that_names_it_takes_from_the_relay_itself() -> None:
+    everything = book({"from": ["*"], "deliver": [UPLOAD]})
+    assert not everything.takes_from("relayd")
+    assert book({"from": ["front", "relayd"], "deliver": [UPLOAD]}).takes_from("relayd")
+
+
 def test_explain_says_for_each_rule_why() -> None:
     rules = book(
         {"name": "no condition"},

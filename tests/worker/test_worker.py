@@ -220,6 +220,26 @@ async def test_a_nudge_ends_a_long_pause(it: Stage) -> None:
     await it.until(lambda: it.spool.counters.delivered == 1, "delivered after the nudge", 5)
 
 
+async def test_until_an_answer_or_a_pause_it_is_not_known_whether_the_destination_is_there(it: Stage) -> None:
+    is_let = asyncio.Event()
+
+    async def late(_: Attempt) -> Receipt:
+        await is_let.wait()
+        return DONE
+
+    async def away(_: Attempt) -> Receipt:
+        raise Unavailable("no route")
+
+    await it.put("waits", order("late"), order("away"))
+    slow, gone = it.start(Played("late", late)), it.start(Played("away", away))
+    await it.until(lambda: slow.view().under_way == 1, "it is being tried")
+    assert (slow.view().state, slow.view().is_known) == ("ok", False)
+    is_let.set()
+    await it.until(lambda: slow.view().is_known, "its answer is there")
+    await it.until(lambda: gone.view().state == "waiting", "the other one pauses")
+    assert gone.view().is_known
+
+
 async def test_five_failures_in_a_row_pause_the_destination_even_if_each_is_its_own(it: Stage) -> None:
     async def broken(_: Attempt) -> Receipt:
         raise TryAgain("500")
