@@ -11,16 +11,22 @@ from pydantic import BaseModel, ValidationError
 
 from relayd import rules
 from relayd.errors import Rejected
-from relayd.model import Delivery, Device, Fields, Item
+from relayd.model import Delivery, Device, Fields, Incident, Item
 from relayd.templates import is_template
 
 
-def arguments_of(delivery: Delivery, item: Item, device: Device, actions: Mapping[str, type[BaseModel]]) -> Fields:
+def arguments_of(
+    delivery: Delivery,
+    item: Item,
+    device: Device,
+    actions: Mapping[str, type[BaseModel]],
+    incident: Incident | None = None,
+) -> Fields:
     """The arguments as the action's model has them, under the names of the configuration. Raises Rejected."""
     model = actions.get(delivery.action)
     if model is None:
         raise Rejected(f"{delivery.destination} has no action {delivery.action!r}")
-    context = rules.context(item, device, receipt=delivery.parent_receipt)
+    context = rules.context(item, device, incident=incident, receipt=delivery.parent_receipt)
     try:
         filled = rules.render(with_defaults(model, delivery.arguments), context)
         return model.model_validate(dict(filled)).model_dump(mode="json", by_alias=True)

@@ -29,6 +29,29 @@ def since_boot() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+class Steps:
+    """Notices when the wall clock is set: it then no longer runs along with the one that counts from boot."""
+
+    SMALLEST_SECONDS = 2.0
+    """Less is drift, or the kernel's gentle correction."""
+
+    def __init__(self) -> None:
+        self._offset = self._difference()
+
+    def seconds(self) -> float:
+        """By how much it was set since the last call; 0.0 if it was not."""
+        offset = self._difference()
+        stepped = offset - self._offset
+        if abs(stepped) < self.SMALLEST_SECONDS:
+            return 0.0
+        self._offset = offset
+        return stepped
+
+    @staticmethod
+    def _difference() -> float:
+        return now() - since_boot()
+
+
 def jitter(upper_seconds: float) -> float:
     """A random span between 0 and `upper_seconds`: full jitter, so that a fleet does not come back all at once."""
     return random.uniform(0.0, upper_seconds)  # noqa: S311 - spreading load, not a secret

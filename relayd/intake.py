@@ -1,8 +1,8 @@
 """The way in: capture → rules → spool, one commit.
 
-Promises: when `put` returns, the item and every delivery that the rules ask for are on disk, together. It refuses with
-SpoolFull while there is no room, and the source keeps the original. Rules that fail never keep an item out; what
-of them could not be answered is stored with it.
+Promises: when `put` returns, the item and every delivery that the rules ask for are on disk, together, and so are the
+incidents that it opens. It refuses with SpoolFull while there is no room, and the source keeps the original. Rules that
+fail never keep an item out; what of them could not be answered is stored with it.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from relayd import clock
+from relayd import clock, incidents
+from relayd.collector import BoundRules, Collector
 from relayd.files import printable
 from relayd.location import Whereabouts
-from relayd.model import Capture, Device, Item
+from relayd.model import Capture, Device, Incident, Item, Opening
 from relayd.rules import RuleBook
 from relayd.spool import Spool
 
@@ -21,25 +22,47 @@ log = logging.getLogger("relayd.intake")
 
 
 class Intake:
-    """What every source's `run` is given: `put`."""
+    """What every source's `run` is given: `put`; and what looks after the incidents that come of it."""
 
     def __init__(self, spool: Spool, rules: RuleBook, device: Device, whereabouts: Whereabouts | None = None) -> None:
         self._spool = spool
         self._rules = rules
         self._device = device
         self._whereabouts = whereabouts or Whereabouts()
+        self._ties = BoundRules(rules, device) if rules.opens_incidents else None
+        self.collector = Collector(spool, BoundRules(rules, device))
 
     async def put(self, capture: Capture) -> Item:
         """Take one capture durably. Raises SpoolFull, or OSError if the file cannot be read or stored."""
         if capture.location is None:
             place = self._whereabouts.at(capture.captured_at)
             capture = capture if place is None else replace(capture, location=place)
-        decision = self._rules.decide(provisional_item(capture), self._device)
-        for trouble in decision.trouble:
+        provisional = provisional_item(capture)
+        openings, untold = self._rules.openings(provisional, self._device) if self._ties else ((), ())
+        belongs_to = await self._incidents_of(provisional, openings)
+        decision = self._rules.decide(provisional, self._device, belongs_to=belongs_to)
+        for trouble in (*untold, *decision.trouble):
             log.warning("%s from %s: %s", printable(capture.name), capture.source, trouble)
-        item = await self._spool.put(capture, decision.orders, now=clock.now(), trouble=decision.trouble)
+        item = await self._spool.put(
+            capture, decision.orders, now=clock.now(), trouble=(*untold, *decision.trouble), ties=self._ties
+        )
         log.debug("accepted %s (%s) from %s", item.id, printable(item.name), item.source)
         return item
+
+    async def _incidents_of(self, item: Item, openings: tuple[Opening, ...]) -> list[Incident]:
+        """What it will belong to, as far as is known beforehand: the spool decides in the end."""
+        if self._ties is None:
+            return []
+        await self.collector.follow_clock()
+        found = [incidents.opened(one, incident_id="", now=clock.now()) for one in openings if not one.closes]
+        if self._spool.counters.open_incidents:
+            now = clock.now()
+            found += [
+                one
+                for one in await self._spool.incidents.open()
+                if incidents.covers(one, item.source, item.captured_at, now)
+            ]
+        return found
 
 
 def provisional_item(capture: Capture) -> Item:

@@ -182,7 +182,8 @@ class Order:
     `arguments` are kept as written: text fields are templates, filled in when the delivery is tried.
     `then` holds follow-up orders, created in the transaction that stores this delivery's receipt. `incident` is the id
     of the incident it belongs to, else empty. `needs` names remote ids of that incident without which it cannot be
-    tried: `DESTINATION.NAME` for one that this destination gives, `NAME` for one from anywhere.
+    tried: `DESTINATION.NAME` for one that this destination gives, `NAME` for one from anywhere. `opens` are the receipt
+    fields that become remote ids of the incident. `is_tied` says that it is another one for each incident of its item.
     """
 
     destination: str
@@ -193,6 +194,8 @@ class Order:
     then: tuple[Order, ...] = ()
     incident: str = ""
     needs: tuple[str, ...] = ()
+    opens: tuple[str, ...] = ()
+    is_tied: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +229,7 @@ class Delivery:
 class Opening:
     """What a rule with `incident` asks for: open one under `key`, or join the one that is open; or, with `closes`,
     close it. `collect` are the sources whose items belong to it, from `before_seconds` before it opens to
-    `after_seconds` after the last message under its key."""
+    `after_seconds` after the last item under its key."""
 
     rule: str
     key: str
@@ -239,7 +242,7 @@ class Opening:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Incident:
     """What ties the items of one event together. `starts_at` to `ends_at` is the span in which items of the `collect`
-    sources belong to it; `ends_at` moves with each further message under its key. `remote` is destination → what it
+    sources belong to it; `ends_at` moves with each further item under its key. `remote` is destination → what it
     calls this incident (`report_id`, `stream_id`, …), as far as known. `closed_at` is None while it is open."""
 
     id: str

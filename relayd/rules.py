@@ -1,100 +1,57 @@
 """Rules: which items go where, how, and how urgently. Pure policy: an item in, orders out; no clock, no I/O.
 
-Promises: every rule that matches applies; what two rules ask for alike (same destination, action, arguments and
-follow-ups) is ordered once, at the more urgent of the two priorities. A condition that fails is said in
-`Decision.trouble` and counts as not matched; it never keeps the item or the other rules back. Payloads, names and
-receipts are data: nothing in them is ever read as a template.
+Promises: every rule that matches applies, once for each incident of the item, or once if it has none; what is asked
+for alike (same destination, action, arguments and follow-ups, and the same incident if that matters) is ordered once,
+at the more urgent of the two priorities. A condition that fails is said in `Decision.trouble` and counts as not
+matched; it never keeps the item or the other rules back. Payloads, names and receipts are data: nothing in them is ever
+read as a template.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
 
-from pydantic import ConfigDict, Field
-
-from relayd import jsontext
+from relayd import incidents, jsontext
 from relayd.cage import TemplateError
 from relayd.clock import rfc3339
-from relayd.fields import Duration, Section, written
-from relayd.model import JSON, Device, Fields, Item, Kind, Location, Order, Priority
-from relayd.templates import Known, fill_in, is_true
+from relayd.model import JSON, Device, Fields, Incident, Item, Kind, Location, Opening, Order, Priority
+from relayd.rule_config import INCIDENT_FIELDS, OWN_HEALTH, DeliverConfig, IncidentConfig, RuleConfig
+from relayd.templates import fields_needed, fill_in, is_true, mentions
 
-__all__ = ["OWN_HEALTH", "Decision", "RuleBook", "RuleConfig", "TemplateError", "Verdict", "compile_rules", "render"]
-
-OWN_HEALTH = "relayd"
-"""The source of the relay's own health events; a rule takes them only if it names it."""
-
-ITEM_FIELDS = frozenset({"id", "name", "source", "kind", "size", "content_type", "sha256", "captured_at", "topic"})
-KNOWN: Known = {
-    "item": ITEM_FIELDS,
-    "payload": None,
-    "device": frozenset({"id", "name", "site", "location"}),
-    "location": frozenset({"latitude", "longitude", "accuracy_meters", "age_seconds"}),
-    "incident": None,
-}
-"""What conditions and texts see; `receipt` comes along in `then`, the names of a path template along in `item`."""
+__all__ = [
+    "Decision",
+    "RuleBook",
+    "TemplateError",
+    "Verdict",
+    "Wires",
+    "compile_rules",
+    "context",
+    "likeness",
+    "render",
+]
 
 
-class DeliverConfig(Section):
-    """One delivery. Every key besides `to`, `action`, `then` is an argument of the action; its texts are templates."""
-
-    model_config = ConfigDict(extra="allow")
-
-    to: Annotated[str, Field(examples=["rapidsos"])]
-    """Name of the destination."""
-    action: Annotated[str | None, Field(examples=["upload"])] = None
-    """What to do there; may be left out where the destination's type has only one action."""
-    then: tuple[DeliverConfig, ...] = ()
-    """Deliveries that follow once this one has arrived; their texts also see `receipt`."""
+class Wires(Protocol):
+    """How a destination's actions hang together with incidents; see `destinations.base`."""
 
     @property
-    def arguments(self) -> Fields:
-        """The arguments as written: texts are still templates."""
-        return self.model_extra or {}
-
-
-class IncidentConfig(Section):
-    """Ties items together into one incident: what arrives under the same key, and the media around it."""
-
-    key: Annotated[str, Field(min_length=1, examples=["panic-{{ device.id }}"])]
-    """Template; items with the same key belong to the same open incident."""
-    collect: tuple[str, ...] = ()
-    """Sources whose items belong to the incident while it is open."""
-    before: Duration = written("60s", ge=0)
-    """Items captured up to this long before the incident belong to it too."""
-    after: Duration = written("10m", gt=0)
-    """The incident closes this long after the last message under its key."""
-
-
-class RuleConfig(Section):
-    """One rule: items of these sources, on this condition, are delivered like this."""
-
-    name: Annotated[str, Field(min_length=1, max_length=64, examples=["incident media"])]
-    """Shown by `explain`, `items` and `why`; each rule has its own."""
-    from_: Annotated[tuple[str, ...], Field(alias="from", min_length=1, examples=[["front-camera"]])]
-    """Names of sources; `"*"` stands for every configured source, `"relayd"` for the relay's own health events."""
-    when: Annotated[str | None, Field(min_length=1, examples=["payload.pressed"])] = None
-    """One expression over `item`, `payload`, `device`, `location` and `incident`; absent: always."""
-    priority: Literal["emergency", "high", "normal", "bulk"] = "normal"
-    """How urgent the deliveries are."""
-    metered: bool | None = None
-    """Whether the deliveries may use metered links; absent: only those of priority `high` and `emergency`."""
-    incident: IncidentConfig | None = None
-    """Opens an incident, or adds to the one that is open under the same key."""
-    deliver: tuple[DeliverConfig, ...] = ()
-    """What is owed for each item that matches."""
+    def opens(self) -> Mapping[str, tuple[str, ...]]: ...
+    @property
+    def needs(self) -> Mapping[str, str]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What the rules say about one item. `trouble` names each rule whose condition could not be answered, and why."""
+    """What the rules say about one item. `trouble` names each rule whose condition could not be answered, and why.
+    `held` are orders that mean nothing without an incident, while the item belongs to none."""
 
     orders: tuple[Order, ...]
     matched: tuple[str, ...]
     trouble: tuple[str, ...]
+    held: tuple[Order, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +70,7 @@ class _Rule:
     sources: frozenset[str]
     when: str | None
     orders: tuple[Order, ...]
+    incident: IncidentConfig | None = None
 
     def judge(self, item: Item, seen: Mapping[str, Any]) -> Verdict:
         if item.source not in self.sources and ("*" not in self.sources or item.source == OWN_HEALTH):
@@ -127,41 +85,98 @@ class _Rule:
             return Verdict(rule=self.name, is_match=False, reason=reason, is_trouble=True)
         return Verdict(rule=self.name, is_match=holds, reason=f"`{self.when}` {'holds' if holds else 'does not hold'}")
 
+    def owns(self, incident: Incident, seen: Mapping[str, Any]) -> bool:
+        """Whether what it orders belongs to this incident: a rule that opens one orders for that one only."""
+        if self.incident is None:
+            return True
+        try:
+            return _key(self.incident, seen) == incident.key
+        except TemplateError:
+            return False
+
 
 class RuleBook:
     """The rules, ready for use; immutable."""
 
     def __init__(self, rules: Iterable[_Rule]) -> None:
         self._rules = tuple(rules)
+        self.opens_incidents = any(rule.incident is not None for rule in self._rules)
 
-    def decide(self, item: Item, device: Device, location: Location | None = None) -> Decision:
-        """What is owed for `item`, urgent first as the rules stand. Never raises."""
-        verdicts = self.explain(item, device, location)
-        matched = [rule for rule, verdict in zip(self._rules, verdicts, strict=True) if verdict.is_match]
+    def decide(
+        self, item: Item, device: Device, location: Location | None = None, belongs_to: Sequence[Incident] = ()
+    ) -> Decision:
+        """What is owed for `item`, urgent first as the rules stand. Never raises. `belongs_to` are its incidents."""
+        unbound = context(item, device, location)
+        bound = [(incident, context(item, device, location, incident)) for incident in belongs_to]
+        orders: list[Order] = []
+        held: list[Order] = []
+        verdicts: list[Verdict] = []
+        for rule in self._rules:
+            owners = [(incident, seen) for incident, seen in bound if rule.owns(incident, seen)]
+            for incident, seen in owners:
+                verdicts.append(verdict := rule.judge(item, seen))
+                orders += [_tied(order, incident.id) for order in rule.orders if verdict.is_match]
+            if not owners:
+                verdicts.append(verdict := rule.judge(item, unbound))
+                orders += [order for order in rule.orders if verdict.is_match and not _is_held(order)]
+                held += [order for order in rule.orders if verdict.is_match and _is_held(order)]
+        said = {f"rule {verdict.rule!r}: {verdict.reason}": None for verdict in verdicts if verdict.is_trouble}
         return Decision(
-            orders=_merged(order for rule in matched for order in rule.orders),
-            matched=tuple(rule.name for rule in matched),
-            trouble=tuple(f"rule {verdict.rule!r}: {verdict.reason}" for verdict in verdicts if verdict.is_trouble),
+            orders=_merged(orders),
+            matched=tuple(dict.fromkeys(verdict.rule for verdict in verdicts if verdict.is_match)),
+            trouble=tuple(said),
+            held=tuple(held),
         )
 
     def takes_from(self, source: str) -> bool:
         """Whether any rule names this source."""
         return any(source in rule.sources for rule in self._rules)
 
-    def explain(self, item: Item, device: Device, location: Location | None = None) -> list[Verdict]:
-        """What each rule says about `item`, in the order of the configuration."""
+    def openings(
+        self, item: Item, device: Device, location: Location | None = None
+    ) -> tuple[tuple[Opening, ...], tuple[str, ...]]:
+        """Which incidents the item opens, joins or closes, and what kept a rule from saying so. Never raises."""
+        found: list[Opening] = []
+        trouble: list[str] = []
         seen = context(item, device, location)
+        for rule in self._rules:
+            if rule.incident is None or not rule.judge(item, seen).is_match:
+                continue
+            try:
+                key = _key(rule.incident, seen)
+            except TemplateError as error:
+                trouble.append(f"rule {rule.name!r}: no incident is opened, its key cannot be filled in: {error}")
+                continue
+            found.append(
+                Opening(
+                    rule=rule.name,
+                    key=key,
+                    collect=rule.incident.collect,
+                    before_seconds=rule.incident.before,
+                    after_seconds=rule.incident.after,
+                    closes=rule.incident.closes,
+                )
+            )
+        return tuple(found), tuple(trouble)
+
+    def explain(
+        self, item: Item, device: Device, location: Location | None = None, incident: Incident | None = None
+    ) -> list[Verdict]:
+        """What each rule says about `item`, in the order of the configuration."""
+        seen = context(item, device, location, incident)
         return [rule.judge(item, seen) for rule in self._rules]
 
 
-def compile_rules(rules: Sequence[RuleConfig]) -> RuleBook:
-    """The rule book of `[[rule]]` sections that `config.load` accepted."""
+def compile_rules(rules: Sequence[RuleConfig], wires: Mapping[str, Wires] | None = None) -> RuleBook:
+    """The rule book of `[[rule]]` sections that `config.load` accepted; `wires` are those of each destination."""
+    known = wires or {}
     return RuleBook(
         _Rule(
             name=rule.name,
             sources=frozenset(rule.from_),
             when=rule.when,
-            orders=tuple(_order(entry, rule.name, Priority[rule.priority.upper()]) for entry in rule.deliver),
+            orders=tuple(_order(entry, rule.name, Priority[rule.priority.upper()], known) for entry in rule.deliver),
+            incident=rule.incident,
         )
         for rule in rules
     )
@@ -171,7 +186,7 @@ def context(
     item: Item,
     device: Device,
     location: Location | None = None,
-    incident: Mapping[str, JSON] | None = None,
+    incident: Incident | None = None,
     receipt: Fields | None = None,
 ) -> dict[str, Any]:
     """What conditions and texts see. `location` is where the item was captured, else the newest fix given, else where
@@ -193,7 +208,7 @@ def context(
         "payload": _payload(item),
         "device": {"id": device.id, "name": device.name, "site": device.site, "location": _place(device.location)},
         "location": _place(found),
-        "incident": None if incident is None else dict(incident),
+        "incident": None if incident is None else incidents.seen(incident),
     }
     return seen if receipt is None else seen | {"receipt": dict(receipt)}
 
@@ -219,30 +234,84 @@ def _rendered(value: JSON, context: Mapping[str, Any]) -> JSON:
     return value
 
 
-def _order(entry: DeliverConfig, rule: str, priority: Priority) -> Order:
+def _key(incident: IncidentConfig, seen: Mapping[str, Any]) -> str:
+    """Raises TemplateError."""
+    key = fill_in(incident.key, seen).strip()[: incidents.LONGEST_KEY]
+    if not key:
+        raise TemplateError("it is empty")
+    return key
+
+
+def _order(entry: DeliverConfig, rule: str, priority: Priority, wires: Mapping[str, Wires]) -> Order:
+    action = entry.action or ""
+    wire = wires.get(entry.to)
+    opens = () if wire is None else wire.opens.get(action, ())
+    need = None if wire is None else wire.needs.get(action)
+    needs = [f"{entry.to}.{need}"] if need is not None and not entry.arguments.get(need) else []
+    texts = list(_texts(dict(entry.arguments)))
+    needs += sorted({name for text in texts for name in _remote_needed(text)} - set(opens))
+    then = tuple(_order(follower, rule, priority, wires) for follower in entry.then)
+    is_tied = bool(needs or opens) or any(mentions(text, "incident") for text in texts)
     return Order(
         destination=entry.to,
-        action=entry.action or "",
+        action=action,
         priority=priority,
         rule=rule,
         arguments=dict(entry.arguments),
-        then=tuple(_order(follower, rule, priority) for follower in entry.then),
+        then=then,
+        needs=tuple(needs),
+        opens=opens,
+        is_tied=is_tied or any(follower.is_tied for follower in then),
     )
+
+
+def _remote_needed(text: str) -> frozenset[str]:
+    try:
+        return fields_needed(text, "incident") - INCIDENT_FIELDS
+    except TemplateError:
+        return frozenset()  # `check` has refused it; a delivery says so again
+
+
+def _texts(value: JSON) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)
+
+
+def _tied(order: Order, incident: str) -> Order:
+    return replace(order, incident=incident, then=tuple(_tied(follower, incident) for follower in order.then))
+
+
+def _is_held(order: Order) -> bool:
+    """Without an incident there is nothing that this could be sent to."""
+    return any(need.startswith(f"{order.destination}.") for need in order.needs)
 
 
 def _merged(orders: Iterable[Order]) -> tuple[Order, ...]:
     kept: dict[str, Order] = {}
     for order in orders:
-        key = json.dumps(_likeness(order), sort_keys=True)
+        key = likeness(order)
         earlier = kept.setdefault(key, order)
         if order.priority < earlier.priority:
             kept[key] = order
     return tuple(kept.values())
 
 
-def _likeness(order: Order) -> JSON:
-    """What makes two orders the same: everything but the rule and the priority."""
-    return [order.destination, order.action, dict(order.arguments), [_likeness(follower) for follower in order.then]]
+def likeness(order: Order) -> str:
+    """What makes two orders the same: everything but the rule, the priority, and an incident that changes nothing."""
+    return json.dumps(_alike(order), sort_keys=True)
+
+
+def _alike(order: Order) -> JSON:
+    return [
+        order.destination,
+        order.action,
+        dict(order.arguments),
+        order.incident if order.is_tied else "",
+        [_alike(follower) for follower in order.then],
+    ]
 
 
 def _place(location: Location | None) -> dict[str, Any] | None:

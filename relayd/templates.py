@@ -41,6 +41,7 @@ _FORBIDDEN: dict[type[nodes.Node], str] = {
     nodes.Block: "{% block %} is not available",
 }
 _FAILURES = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError, MemoryError)
+_GUARDS = frozenset({"default", "d", "defined", "undefined"})
 _MARKS = re.compile(r"\{\{|\{%|\{#")
 
 
@@ -75,6 +76,24 @@ def faults_of_condition(text: str, known: Known) -> list[str]:
 def fields_used(text: str, variable: str) -> frozenset[str]:
     """Which fields of `variable` the expression `text` asks for. Raises TemplateError."""
     return frozenset(field for name, field in _fields(_parse_condition(text)) if name == variable)
+
+
+def fields_needed(text: str, variable: str) -> frozenset[str]:
+    """Which fields of `variable` the template `text` cannot do without: not those with a default, or that are only
+    asked whether they are defined. Raises TemplateError."""
+    tree = _parse_text(text)
+    guards = [guard for guard in (*tree.find_all(nodes.Filter), *tree.find_all(nodes.Test)) if guard.name in _GUARDS]
+    spared = {name for guard in guards for name in _fields(nodes.Template([nodes.Output([guard])]))}
+    return frozenset(field for name, field in set(_fields(tree)) - spared if name == variable)
+
+
+def mentions(text: str, variable: str, *, is_condition: bool = False) -> bool:
+    """Whether the template, or the condition, speaks of `variable` at all. False for what cannot be read."""
+    try:
+        tree = _parse_condition(text) if is_condition else _parse_text(text)
+    except TemplateError:
+        return False
+    return variable in meta.find_undeclared_variables(tree)
 
 
 # --- use

@@ -219,6 +219,7 @@ class Worker:
             delivery=begun.delivery,
             arguments=self._arguments(begun),
             device=self._device,
+            incident=begun.incident,
             open_media=lambda: self._spool.open_media(begun.item.id),
             store=_SureSteps(self._spool, self._surely),
             steps=begun.steps,
@@ -226,7 +227,7 @@ class Worker:
         )
 
     def _arguments(self, begun: Begun) -> Fields:
-        return arguments_of(begun.delivery, begun.item, self._device, self._destination.actions)
+        return arguments_of(begun.delivery, begun.item, self._device, self._destination.actions, begun.incident)
 
     async def _siblings(self, begun: Begun) -> AsyncIterator[Sibling]:
         async for other in self._spool.siblings(begun.delivery):

@@ -14,7 +14,7 @@ from relayd.config.locate import Path
 from relayd.config.reading import Sections
 from relayd.config.together import unknown
 from relayd.config.words import Fault, fields_of, validate
-from relayd.rules import KNOWN, OWN_HEALTH, DeliverConfig, RuleConfig
+from relayd.rule_config import KNOWN, OWN_HEALTH, DeliverConfig, RuleConfig
 from relayd.sources.base import SourceConfig
 from relayd.sources.folder_config import FolderConfig
 from relayd.sources.name_pattern import NamePattern

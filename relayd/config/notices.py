@@ -12,7 +12,7 @@ from relayd import __version__, destinations, sources
 from relayd.cage import TemplateError
 from relayd.config.locate import Path
 from relayd.config.reading import Sections
-from relayd.rules import RuleConfig
+from relayd.rule_config import RuleConfig
 from relayd.templates import fields_used
 
 Notice = tuple[Path, str]

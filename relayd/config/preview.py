@@ -23,6 +23,7 @@ from relayd.errors import RelaydError
 from relayd.faults import title
 from relayd.model import JSON, Device, Item, Kind, Order
 from relayd.reports import FaultMessage
+from relayd.rule_config import OWN_HEALTH
 from relayd.sources.folder_config import FolderConfig, zone_of
 from relayd.sources.name_pattern import NamePattern, captured_at
 from relayd.sources.topic_config import TopicConfig
@@ -207,7 +208,7 @@ def _source_of_message(config: Config, wanted: str | None, topic: str | None) ->
 
 
 def _named(config: Config, name: str) -> str:
-    if name not in (*config.source, rules.OWN_HEALTH):
+    if name not in (*config.source, OWN_HEALTH):
         raise CannotPreview(f'there is no source "{name}"{did_you_mean(name, config.source)}')
     return name
 

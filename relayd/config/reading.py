@@ -20,7 +20,7 @@ from relayd.faults import HealthConfig
 from relayd.fields import Section
 from relayd.links import LinkConfig
 from relayd.reporter import FleetConfig
-from relayd.rules import OWN_HEALTH, RuleConfig
+from relayd.rule_config import OWN_HEALTH, RuleConfig
 from relayd.sources.base import SourceConfig
 from relayd.spool import SpoolConfig
 from relayd.templates import did_you_mean

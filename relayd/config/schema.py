@@ -14,7 +14,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from relayd import destinations, sources
 from relayd.config.reading import SINGLE
-from relayd.rules import DeliverConfig, RuleConfig
+from relayd.rule_config import DeliverConfig, RuleConfig
 
 Schema = dict[str, Any]
 

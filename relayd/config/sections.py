@@ -16,7 +16,7 @@ from relayd.fields import Secret, Section
 from relayd.links import LinkConfig
 from relayd.model import Device, Location
 from relayd.reporter import FleetConfig
-from relayd.rules import RuleConfig
+from relayd.rule_config import RuleConfig
 from relayd.sources.base import SourceConfig
 from relayd.spool import SpoolConfig
 

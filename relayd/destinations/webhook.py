@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from relayd import clock, httpcheck, rules
+from relayd import clock, httpcheck, incidents, rules
 from relayd.destinations.base import Attempt, Destination, DestinationConfig
 from relayd.errors import LoginRefused, Rejected, SecretMissing, TryAgain
 from relayd.fields import Secret, Section
@@ -205,6 +205,8 @@ def body_of(attempt: Attempt) -> bytes:
     """
     seen = rules.context(attempt.item, attempt.device)
     document: dict[str, Any] = {name: seen[name] for name in ("item", "payload", "device", "incident", "location")}
+    if attempt.incident is not None:  # its remote ids come later: a body must stay the same under one Idempotency-Key
+        document["incident"] = incidents.document(attempt.incident)
     document.update(_as_bytes(attempt.item, seen["payload"]))
     try:
         return _compact(document)

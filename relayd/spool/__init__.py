@@ -7,6 +7,7 @@ Promises: what it accepted is on the disk and stays until it is delivered, or en
 from relayd.spool.answers import Remembered
 from relayd.spool.correspondence import Correspondence
 from relayd.spool.disk_queue import Spool
+from relayd.spool.incident_file import IncidentFile
 from relayd.spool.limits import Room, SpoolConfig
 from relayd.spool.offline import check, export, repair
 from relayd.spool.outbox import Event
@@ -15,6 +16,7 @@ from relayd.spool.records import (
     Begun,
     DeliveryDetail,
     DestinationCounters,
+    IncidentSummary,
     ItemDetail,
     ItemSummary,
     QuarantinedFile,
@@ -22,6 +24,7 @@ from relayd.spool.records import (
     SourceCounters,
     SpoolCounters,
 )
+from relayd.spool.tying import Ties
 
 __all__ = [
     "AttemptRecord",
@@ -30,6 +33,8 @@ __all__ = [
     "DeliveryDetail",
     "DestinationCounters",
     "Event",
+    "IncidentFile",
+    "IncidentSummary",
     "ItemDetail",
     "ItemSummary",
     "QuarantinedFile",
@@ -40,6 +45,7 @@ __all__ = [
     "Spool",
     "SpoolConfig",
     "SpoolCounters",
+    "Ties",
     "check",
     "export",
     "repair",

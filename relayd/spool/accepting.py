@@ -14,17 +14,17 @@ from relayd.errors import SpoolError
 from relayd.files import text_of
 from relayd.model import Capture, Item, Kind, Order, Origin, State
 from relayd.spool.change import Change, source_subject
-from relayd.spool.limits import on_disk
+from relayd.spool.limits import UNCLAIMED, on_disk
 from relayd.spool.rows import (
     ITEM_COLUMNS,
     attributes_of,
     item_from,
     location_of,
-    priority_of,
     signed,
     trouble_to_json,
 )
 from relayd.spool.states import create_deliveries, settle
+from relayd.spool.tying import Ties, tie
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,16 +45,21 @@ def accept(
     item_id: str,
     now: float,
     trouble: Sequence[str] = (),
+    ties: Ties | None = None,
 ) -> Item:
-    """The item as stored; the one that is there already if this very file, or message, was accepted before."""
+    """The item as stored; the one that is there already if this very file, or message, was accepted before. With `ties`
+    the rules order now, knowing its incidents, and `orders` only say how urgent it may be."""
     origin = _origin_of(capture)
     if origin is not None and (capture.arrival is None or capture.arrival.is_repeat):
         known = _known_item(change, capture.source, origin)
         if known is not None:
             return _existing(change, known, capture, content, now)
     item = _new_item(capture, content, item_id, now)
-    seq = _insert(change, item, capture, priority_of(orders), trouble)
-    create_deliveries(change, seq, orders, now=now)
+    seq = _insert(change, item, capture, UNCLAIMED, trouble)
+    if ties is None:
+        create_deliveries(change, seq, orders, now=now)
+    else:
+        tie(change, seq, item, ties, now=now)
     if origin is not None:
         remember(change, capture.source, origin, item=item_id, reason=None, now=now)
     subject = source_subject(capture.source)

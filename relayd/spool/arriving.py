@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from relayd.errors import Quarantined, SpoolFull
@@ -20,6 +21,7 @@ from relayd.spool.accepting import Content, accept
 from relayd.spool.engine import Engine
 from relayd.spool.limits import Need, Shortage, on_disk
 from relayd.spool.rows import new_id, priority_of
+from relayd.spool.tying import Ties
 
 ROW_BYTES = 2048
 """What the rows of one item take, roughly; counted when looking for room."""
@@ -29,7 +31,13 @@ EVICTION_ROUNDS = 8
 
 
 async def take_message(
-    engine: Engine, capture: Capture, orders: Sequence[Order], *, now: float, trouble: Sequence[str] = ()
+    engine: Engine,
+    capture: Capture,
+    orders: Sequence[Order],
+    *,
+    now: float,
+    trouble: Sequence[str] = (),
+    ties: Ties | None = None,
 ) -> Item:
     """The short way: no file, so nothing to take back; the commit goes on even if the caller is cancelled."""
     if capture.file is not None:
@@ -37,7 +45,7 @@ async def take_message(
     payload = capture.payload or b""
     _within_limit(engine, len(payload))
     with await _claim(engine, Need(size_bytes=on_disk(len(payload)) + ROW_BYTES), priority_of(orders), now):
-        return await _commit(engine, capture, _measure(payload), orders, trouble, new_id(now), now)
+        return await _commit(engine, capture, _measure(payload), new_id(now), _Said(orders, trouble, ties), now)
 
 
 async def take_media(
@@ -48,6 +56,7 @@ async def take_media(
     *,
     now: float,
     trouble: Sequence[str] = (),
+    ties: Ties | None = None,
 ) -> Item:
     """Durable when it returns. Closes `source_fd`, a descriptor of the caller's that is given away."""
     with _closing(source_fd):
@@ -55,17 +64,10 @@ async def take_media(
         _within_limit(engine, size_bytes)
         need = Need(size_bytes=on_disk(size_bytes) + ROW_BYTES, inodes=1)
         with await _claim(engine, need, priority_of(orders), now):
-            return await _stage_and_commit(engine, capture, source_fd, orders, trouble, now)
+            return await _stage_and_commit(engine, capture, source_fd, _Said(orders, trouble, ties), now)
 
 
-async def _stage_and_commit(
-    engine: Engine,
-    capture: Capture,
-    source_fd: int | None,
-    orders: Sequence[Order],
-    trouble: Sequence[str],
-    now: float,
-) -> Item:
+async def _stage_and_commit(engine: Engine, capture: Capture, source_fd: int | None, said: _Said, now: float) -> Item:
     item_id = new_id(now)
     engine.arriving.add(item_id)  # the sweeper keeps its hands off until the row is there
     try:
@@ -74,7 +76,7 @@ async def _stage_and_commit(
         )
         content = Content(size_bytes=staged.size_bytes, sha256=staged.sha256, md5=staged.md5)
         try:
-            item = await _commit(engine, capture, content, orders, trouble, item_id, now)
+            item = await _commit(engine, capture, content, item_id, said, now)
         except Exception:
             # The pages of a commit that failed may still reach the disk: then the row needs its file, and
             # otherwise the file is a stray that does no harm.
@@ -88,17 +90,25 @@ async def _stage_and_commit(
         engine.arriving.discard(item_id)
 
 
-async def _commit(
-    engine: Engine,
-    capture: Capture,
-    content: Content,
-    orders: Sequence[Order],
-    trouble: Sequence[str],
-    item_id: str,
-    now: float,
-) -> Item:
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What the rules say of a newcomer."""
+
+    orders: Sequence[Order]
+    trouble: Sequence[str]
+    ties: Ties | None
+
+
+async def _commit(engine: Engine, capture: Capture, content: Content, item_id: str, said: _Said, now: float) -> Item:
     operation = partial(
-        accept, capture=capture, content=content, orders=orders, item_id=item_id, now=now, trouble=trouble
+        accept,
+        capture=capture,
+        content=content,
+        orders=said.orders,
+        item_id=item_id,
+        now=now,
+        trouble=said.trouble,
+        ties=said.ties,
     )
     return await engine.write(operation, weight=len(capture.payload or b""), grows=True)
 

@@ -6,6 +6,7 @@ the commit. A change that is rolled back leaves nothing.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ Key = tuple[str, str]
 """(subject, name) of a counter."""
 
 SPOOL = ""
+INCIDENTS = "incidents"
 
 
 def source_subject(name: str) -> str:
@@ -29,16 +31,19 @@ def destination_subject(name: str) -> str:
 @dataclass(slots=True)
 class Change:
     """What an operation is given. `freed` are ids of items whose media goes after the commit; `events_kept` is how many
-    events for the fleet may wait, 0 if nobody wants any."""
+    events for the fleet may wait, 0 if nobody wants any. `collected` are the sources that incidents collect from: their
+    media stays for a while after it was delivered."""
 
     db: sqlite3.Connection
     events_kept: int = 0
+    collected: frozenset[str] = frozenset()
     has_events: bool = False
+    has_incidents: bool = False
     counted: dict[Key, int] = field(default_factory=dict)
     marked: dict[Key, int] = field(default_factory=dict)
     hints: set[str] = field(default_factory=set)
     freed: list[str] = field(default_factory=list)
-    warnings: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
+    lines: list[tuple[int, str, tuple[Any, ...]]] = field(default_factory=list)
 
     def count(self, name: str, by: int = 1, subject: str = SPOOL) -> None:
         """Add to a counter."""
@@ -51,7 +56,11 @@ class Change:
 
     def warn(self, text: str, *words: Any) -> None:
         """Log this once the change is committed."""
-        self.warnings.append((text, words))
+        self.lines.append((logging.WARNING, text, words))
+
+    def say(self, text: str, *words: Any) -> None:
+        """The same for what is as it should be."""
+        self.lines.append((logging.INFO, text, words))
 
     def absorb(self, other: Change) -> None:
         """Take over a finished operation of the same group."""
@@ -60,8 +69,9 @@ class Change:
         self.marked |= other.marked
         self.hints |= other.hints
         self.freed += other.freed
-        self.warnings += other.warnings
+        self.lines += other.lines
         self.has_events |= other.has_events
+        self.has_incidents |= other.has_incidents
 
     def write_counters(self) -> None:
         """Last thing before the commit."""

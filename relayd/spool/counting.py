@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 
 from relayd.model import State
-from relayd.spool.change import SPOOL, Key, destination_subject, source_subject
+from relayd.spool.change import INCIDENTS, SPOOL, Key, destination_subject, source_subject
 from relayd.spool.limits import BLOCK_BYTES
 
 
@@ -28,6 +28,7 @@ def recount(db: sqlite3.Connection) -> dict[Key, int]:
         counted[subject, "quarantined"] = 0
     for row in db.execute("SELECT source, count(*) AS number FROM ledger WHERE reason IS NOT NULL GROUP BY source"):
         counted[source_subject(row["source"]), "quarantined"] = row["number"]
+    counted[INCIDENTS, "open"] = db.execute("SELECT count(*) FROM incidents WHERE closed_at IS NULL").fetchone()[0]
     return counted
 
 

@@ -18,7 +18,19 @@ from pathlib import Path
 from relayd.errors import SpoolDamaged, SpoolError, SpoolFull, SpoolTooNew
 
 FILE_NAME = "spool.db"
-TABLES = ("items", "deliveries", "attempts", "steps", "ledger", "counters", "notes", "events", "commands")
+TABLES = (
+    "items",
+    "deliveries",
+    "attempts",
+    "steps",
+    "ledger",
+    "counters",
+    "notes",
+    "events",
+    "commands",
+    "incidents",
+    "incident_items",
+)
 APPLICATION_ID = 0x72656C79
 SYNCHRONOUS = "FULL"
 LARGEST_WAL_BYTES = 4 * 2**20

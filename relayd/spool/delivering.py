@@ -11,11 +11,27 @@ import sqlite3
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from relayd.model import Kind, Outcome, Priority, Receipt, State
+from relayd.model import Incident, Kind, Outcome, Priority, Receipt, State
 from relayd.spool.change import Change, destination_subject
 from relayd.spool.records import Begun, Step
-from relayd.spool.rows import ITEM_COLUMNS, delivery_from, item_from, orders_from_json, step_from, to_json
-from relayd.spool.states import create_deliveries, free_content, move_delivery, settle
+from relayd.spool.rows import (
+    ITEM_COLUMNS,
+    delivery_from,
+    incident_from,
+    item_from,
+    orders_from_json,
+    step_from,
+    to_json,
+)
+from relayd.spool.states import (
+    LANES,
+    MEDIA_LANE,
+    create_deliveries,
+    free_content,
+    give_remote,
+    move_delivery,
+    settle,
+)
 
 PROBE_CANDIDATES = 64
 FIRST_KEPT, LAST_KEPT = 5, 50
@@ -65,11 +81,13 @@ def begin(
 
 
 def pick(db: sqlite3.Connection, wanted: Wanted) -> sqlite3.Row | None:
-    """The row of the delivery to try next: most urgent class first, longest due first within it."""
+    """The row of the delivery to try next: most urgent class first; within it what incidents say, the newest of what
+    they show, then the rest, longest due first."""
     for priority in wanted.classes:
-        due = _first_due(db, wanted, priority)
-        if due:
-            return _smallest(db, due) if wanted.probe else due[0]
+        for lane in LANES:
+            due = _first_due(db, wanted, priority, lane)
+            if due:
+                return _smallest(db, due) if wanted.probe else due[0]
     return None
 
 
@@ -77,14 +95,15 @@ def next_due(db: sqlite3.Connection, wanted: Wanted) -> float | None:
     """When `begin` will have something, None if nothing is owed. Not later than `now` if it has something already."""
     moments = []
     for priority in wanted.classes:
-        if _first_due(db, wanted, priority):
-            return wanted.now
-        later = db.execute(
-            "SELECT id, due_at FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND destination = ?"
-            " AND priority = ? ORDER BY due_at LIMIT ?",
-            (wanted.destination, int(priority), len(wanted.exclude) + 1),
-        )
-        moments += [row["due_at"] for row in later if row["id"] not in wanted.exclude]
+        for lane in LANES:
+            if _first_due(db, wanted, priority, lane):
+                return wanted.now
+            later = db.execute(
+                "SELECT id, due_at FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND waits_for = ''"
+                " AND destination = ? AND priority = ? AND lane = ? ORDER BY due_at LIMIT ?",
+                (wanted.destination, int(priority), lane, len(wanted.exclude) + 1),
+            )
+            moments += [row["due_at"] for row in later if row["id"] not in wanted.exclude]
     return min(moments, default=None)
 
 
@@ -110,6 +129,7 @@ def record_delivered(change: Change, delivery: int, receipt: Receipt, *, now: fl
         (to_json(dict(receipt.fields)), receipt.proof, delivery),
     )
     move_delivery(change, row, State.DELIVERED, reason=receipt.proof, now=now)
+    give_remote(change, row, receipt.fields, now=now)
     change.db.execute("DELETE FROM steps WHERE delivery = ?", (delivery,))
     size_bytes = change.db.execute("SELECT size_bytes FROM items WHERE seq = ?", (row["item"],)).fetchone()[0]
     subject = destination_subject(row["destination"])
@@ -168,14 +188,16 @@ def steps_of(db: sqlite3.Connection, delivery: int) -> dict[str, Step | None]:
     return {row["name"]: step_from(row["result"]) for row in rows}
 
 
-def _first_due(db: sqlite3.Connection, wanted: Wanted, priority: Priority) -> list[sqlite3.Row]:
-    """Up to as many as are asked for; two seeks."""
+def _first_due(db: sqlite3.Connection, wanted: Wanted, priority: Priority, lane: int) -> list[sqlite3.Row]:
+    """Up to as many as are asked for; two seeks. Of media of incidents, those that back off are passed over."""
     count = PROBE_CANDIDATES if wanted.probe else 1
+    index, order = ("deliveries_newest", "item DESC") if lane == MEDIA_LANE else ("deliveries_due", "due_at")
     found: list[sqlite3.Row] = []
     for condition, moment in (("<=", wanted.now), (">", wanted.now + wanted.longest_backoff)):
         rows = db.execute(
-            "SELECT * FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND destination = ?"  # noqa: S608
-            f" AND priority = ? AND due_at {condition} ? ORDER BY due_at LIMIT ?",
+            f"SELECT * FROM deliveries INDEXED BY {index} WHERE state = 'pending' AND waits_for = ''"  # noqa: S608
+            f" AND destination = ? AND priority = ? AND lane = {lane} AND due_at {condition} ?"
+            f" ORDER BY {order} LIMIT ?",
             (wanted.destination, int(priority), moment, count + len(wanted.exclude)),
         )
         found += [row for row in rows if row["id"] not in wanted.exclude]
@@ -210,7 +232,16 @@ def _charge(
         item=item_from(item_row, item_row["payload"]),
         delivery=delivery_from(charged, item_row["id"]),
         steps=steps_of(change.db, row["id"]),
+        incident=incident_of(change.db, charged["incident"]),
     )
+
+
+def incident_of(db: sqlite3.Connection, incident_id: str) -> Incident | None:
+    """The incident that a delivery names; None if it names none."""
+    if not incident_id:
+        return None
+    row = db.execute("SELECT * FROM incidents WHERE id = ?", (incident_id,)).fetchone()
+    return None if row is None else incident_from(row)
 
 
 def _delivery(change: Change, delivery: int, outcome: Outcome, reason: str, now: float) -> sqlite3.Row | None:

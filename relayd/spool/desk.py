@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from relayd.model import State
 from relayd.spool import lists, upkeep
-from relayd.spool.change import Change
+from relayd.spool.change import INCIDENTS, Change
 from relayd.spool.engine import Engine
 from relayd.spool.limits import Disk, Room
 from relayd.spool.records import ItemDetail, ItemSummary, QuarantinedFile, SpoolCounters
@@ -117,6 +117,7 @@ class Desk:
             bytes=tally.value("bytes"),
             max_bytes=engine.config.max_size,
             free_bytes=Disk.of(engine.folder.root).free_bytes,
+            open_incidents=tally.value("open", INCIDENTS),
             sources=tally.sources(),
             destinations=tally.destinations(),
         )

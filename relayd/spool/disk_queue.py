@@ -23,11 +23,13 @@ from relayd.spool.correspondence import Correspondence
 from relayd.spool.delivering import Wanted
 from relayd.spool.desk import Desk
 from relayd.spool.engine import Engine, Hint
+from relayd.spool.incident_file import IncidentFile
 from relayd.spool.limits import Need, SpoolConfig
 from relayd.spool.media import SpoolFolder
 from relayd.spool.opening import open_database
 from relayd.spool.records import Begun, Step
 from relayd.spool.sweeping import sweep
+from relayd.spool.tying import Ties
 
 log = logging.getLogger("relayd.spool")
 
@@ -56,18 +58,27 @@ class Spool(Desk):
 
     # --- the way in
 
-    async def put(self, capture: Capture, orders: Sequence[Order], *, now: float, trouble: Sequence[str] = ()) -> Item:
+    async def put(
+        self,
+        capture: Capture,
+        orders: Sequence[Order],
+        *,
+        now: float,
+        trouble: Sequence[str] = (),
+        ties: Ties | None = None,
+    ) -> Item:
         """Durable when it returns: only then unlink the original or acknowledge the message. The same file of the same
         source gives the same item again. Goes on to its end if the caller is cancelled. `trouble` is kept with it: what
-        of the rules could not be answered.
+        of the rules could not be answered. With `ties` the rules order in the transaction, knowing which incidents the
+        item opens or belongs to.
 
         Raises SpoolFull (keep the original, wait), Quarantined (too large), Unsettled (somebody writes to it).
         """
         owed, told = tuple(orders), tuple(trouble)
         if capture.kind is Kind.MESSAGE:
-            return await arriving.take_message(self._engine, capture, owed, now=now, trouble=told)
+            return await arriving.take_message(self._engine, capture, owed, now=now, trouble=told, ties=ties)
         descriptor = None if capture.file is None else os.dup(capture.file.descriptor)
-        work = arriving.take_media(self._engine, capture, descriptor, owed, now=now, trouble=told)
+        work = arriving.take_media(self._engine, capture, descriptor, owed, now=now, trouble=told, ties=ties)
         return await self._engine.shielded(work, f"put {capture.source}")
 
     async def add_orders(self, item_id: str, orders: Sequence[Order], *, now: float) -> None:
@@ -253,6 +264,11 @@ class Spool(Desk):
     def folder(self) -> Path:
         """The spool's folder; the socket may live in it."""
         return self._engine.folder.root
+
+    @cached_property
+    def incidents(self) -> IncidentFile:
+        """What ties items together."""
+        return IncidentFile(self._engine)
 
     @cached_property
     def fleet(self) -> Correspondence:

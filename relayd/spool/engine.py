@@ -79,6 +79,7 @@ class Engine:
         self.arriving: set[str] = set()
         self._hints: list[Hint] = []
         self._event_hints: list[Callable[[], None]] = []
+        self._incident_hints: list[Callable[[], None]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._background: list[asyncio.Task[Any]] = []
         self._loop = asyncio.get_running_loop()
@@ -142,6 +143,9 @@ class Engine:
 
     def subscribe_to_events(self, hint: Callable[[], None]) -> None:
         self._event_hints.append(hint)
+
+    def subscribe_to_incidents(self, hint: Callable[[], None]) -> None:
+        self._incident_hints.append(hint)
 
     def missing(self, need: Need, priority: int) -> Shortage | None:
         """What keeps this from being put."""
@@ -215,6 +219,9 @@ class Engine:
                 hint(hints)
         if change.has_events:
             for tell in self._event_hints:
+                tell()
+        if change.has_incidents:
+            for tell in self._incident_hints:
                 tell()
 
     def _mark_damage(self) -> None:

@@ -8,13 +8,21 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Sequence
 
-from relayd.model import Item, Known, Outcome, Priority, State
+from relayd.model import Incident, Item, Known, Outcome, Priority, State
 from relayd.spool.delivering import steps_of
-from relayd.spool.records import AttemptRecord, DeliveryDetail, ItemDetail, ItemSummary, QuarantinedFile
+from relayd.spool.records import (
+    AttemptRecord,
+    DeliveryDetail,
+    IncidentSummary,
+    ItemDetail,
+    ItemSummary,
+    QuarantinedFile,
+)
 from relayd.spool.rows import (
     ITEM_COLUMNS,
     delivery_from,
     fields_from,
+    incident_from,
     item_from,
     origin_from,
     priority_from,
@@ -60,7 +68,41 @@ def item(db: sqlite3.Connection, item_id: str) -> ItemDetail | None:
         ended_at=row["ended_at"],
         deliveries=tuple(_detail(db, delivery, item_id) for delivery in deliveries),
         trouble=trouble_from(row),
+        incidents=tuple(
+            one["incident"] for one in db.execute("SELECT incident FROM incident_items WHERE item = ?", (row["seq"],))
+        ),
     )
+
+
+def incidents(db: sqlite3.Connection, *, is_open: bool | None, before: str | None, limit: int) -> list[IncidentSummary]:
+    """Newest first."""
+    wanted = {None: "TRUE", True: "closed_at IS NULL", False: "closed_at IS NOT NULL"}[is_open]
+    rows = db.execute(
+        f"SELECT * FROM incidents WHERE {wanted}"  # noqa: S608 - from the line above
+        " AND (?1 IS NULL OR seq < (SELECT seq FROM incidents AS last WHERE last.id = ?1)) ORDER BY seq DESC LIMIT ?2",
+        (before, limit),
+    ).fetchall()
+    return [_incident_summary(db, row) for row in rows]
+
+
+def incident(db: sqlite3.Connection, incident_id: str) -> IncidentSummary | None:
+    row = db.execute("SELECT * FROM incidents WHERE id = ?", (incident_id,)).fetchone()
+    return None if row is None else _incident_summary(db, row)
+
+
+def items_of_incident(db: sqlite3.Connection, incident_id: str, limit: int) -> list[ItemSummary]:
+    """What belongs to it, newest first."""
+    rows = db.execute(
+        f"SELECT {ITEM_COLUMNS} FROM items WHERE seq IN (SELECT item FROM incident_items WHERE incident = ?)"  # noqa: S608
+        " ORDER BY seq DESC LIMIT ?",
+        (incident_id, limit),
+    ).fetchall()
+    return [_summary(db, row) for row in rows]
+
+
+def open_incidents(db: sqlite3.Connection) -> list[Incident]:
+    """Oldest first."""
+    return [incident_from(row) for row in db.execute("SELECT * FROM incidents WHERE closed_at IS NULL ORDER BY seq")]
 
 
 def find_by_path(db: sqlite3.Connection, source: str, path: bytes) -> str | None:
@@ -148,6 +190,20 @@ def media_after(db: sqlite3.Connection, seq: int, limit: int) -> list[tuple[int,
         (seq, limit),
     )
     return [(row["seq"], item_from(row)) for row in rows]
+
+
+def _incident_summary(db: sqlite3.Connection, row: sqlite3.Row) -> IncidentSummary:
+    count = db.execute("SELECT count(*) FROM incident_items WHERE incident = ?", (row["id"],)).fetchone()[0]
+    states = db.execute(
+        "SELECT state, count(*) AS number FROM deliveries WHERE incident = ? AND incident <> '' GROUP BY state",
+        (row["id"],),
+    )
+    return IncidentSummary(
+        incident=incident_from(row),
+        opened_by=row["item"],
+        items=count,
+        deliveries={one["state"]: one["number"] for one in states},
+    )
 
 
 def _summary(db: sqlite3.Connection, row: sqlite3.Row) -> ItemSummary:

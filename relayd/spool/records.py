@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from relayd.model import JSON, Delivery, Fields, Item, Outcome, Priority, State
+from relayd.model import JSON, Delivery, Fields, Incident, Item, Outcome, Priority, State
 
 Step = dict[str, JSON]
 
@@ -20,6 +20,7 @@ class Begun:
     item: Item
     delivery: Delivery
     steps: Mapping[str, Step | None]
+    incident: Incident | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,17 @@ class ItemDetail:
     ended_at: float | None
     deliveries: tuple[DeliveryDetail, ...]
     trouble: tuple[str, ...] = ()
+    incidents: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IncidentSummary:
+    """One line of a list. `items` belong to it, `deliveries` were ordered in it, by state."""
+
+    incident: Incident
+    opened_by: str
+    items: int
+    deliveries: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +144,7 @@ class SpoolCounters:
     bytes: int
     max_bytes: int
     free_bytes: int
+    open_incidents: int = 0
     sources: Mapping[str, SourceCounters] = field(default_factory=dict)
     destinations: Mapping[str, DestinationCounters] = field(default_factory=dict)
 

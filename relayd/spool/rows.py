@@ -6,7 +6,7 @@ import json
 import math
 import secrets
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +15,7 @@ from relayd.model import (
     Capture,
     Delivery,
     Fields,
+    Incident,
     Item,
     Kind,
     Location,
@@ -133,6 +134,8 @@ def delivery_from(row: sqlite3.Row, item_id: str) -> Delivery:
         then=orders_from_json(row["follow_ups"]),
         parent_receipt=fields_from(row["parent_receipt"]),
         reason=row["reason"],
+        incident=row["incident"],
+        waits_for=names_from(row["waits_for"]),
     )
 
 
@@ -176,6 +179,8 @@ def _plain(order: Order) -> dict[str, Any]:
         "then": [_plain(one) for one in order.then],
         "incident": order.incident,
         "needs": list(order.needs),
+        "opens": list(order.opens),
+        "is_tied": order.is_tied,
     }
 
 
@@ -189,4 +194,31 @@ def _order(entry: dict[str, Any]) -> Order:
         then=tuple(_order(one) for one in entry["then"]),
         incident=entry.get("incident", ""),
         needs=tuple(entry.get("needs", ())),
+        opens=tuple(entry.get("opens", ())),
+        is_tied=entry.get("is_tied", False),
+    )
+
+
+def names_to_column(names: Collection[str]) -> str:
+    """A JSON list; empty for none, which partial indexes look for."""
+    return to_json(sorted(names)) if names else ""
+
+
+def names_from(column: str) -> tuple[str, ...]:
+    return tuple(json.loads(column)) if column else ()
+
+
+def incident_from(row: sqlite3.Row) -> Incident:
+    """From a whole row of `incidents`."""
+    return Incident(
+        id=row["id"],
+        key=row["key"],
+        rule=row["rule"],
+        collect=tuple(json.loads(row["collect"])),
+        opened_at=row["opened_at"],
+        starts_at=row["starts_at"],
+        ends_at=row["ends_at"],
+        closed_at=row["closed_at"],
+        close_reason=row["close_reason"],
+        remote=json.loads(row["remote"]),
     )

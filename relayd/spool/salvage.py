@@ -37,6 +37,8 @@ _KEYS = {
     "notes": ("key",),
     "events": ("seq",),
     "commands": ("seq",),
+    "incidents": ("seq",),
+    "incident_items": ("incident", "item"),
 }
 _LOST = "what was owed of it was lost with a damaged database"
 
@@ -208,6 +210,8 @@ def _make_consistent(db: sqlite3.Connection, *, now: float) -> None:
     db.execute("DELETE FROM deliveries WHERE item NOT IN (SELECT seq FROM items)")
     db.execute("DELETE FROM attempts WHERE delivery NOT IN (SELECT id FROM deliveries)")
     db.execute("DELETE FROM steps WHERE delivery NOT IN (SELECT id FROM deliveries)")
+    db.execute("DELETE FROM incident_items WHERE item NOT IN (SELECT seq FROM items)")
+    db.execute("DELETE FROM incident_items WHERE incident NOT IN (SELECT id FROM incidents)")
     correct_states(db, now=now)
     counting.correct(db)
     db.execute("COMMIT")

@@ -35,6 +35,8 @@ CREATE INDEX items_media ON items (seq) WHERE kind = 'media' AND has_content = 1
 CREATE INDEX items_ended ON items (state, ended_at) WHERE ended_at IS NOT NULL;
 -- From a file in a drop folder to its item.
 CREATE INDEX items_origin ON items (source, origin_path) WHERE origin_path IS NOT NULL;
+-- What an incident may claim, newest first.
+CREATE INDEX items_source ON items (source, seq) WHERE has_content = 1;
 
 CREATE TABLE deliveries (
     id             INTEGER PRIMARY KEY AUTOINCREMENT, -- never reused: idempotency keys are made from it
@@ -47,7 +49,7 @@ CREATE TABLE deliveries (
     attempts       INTEGER NOT NULL DEFAULT 0, -- tries begun: charged before each of them
     created_at     REAL NOT NULL, -- when it was ordered
     owed_since     REAL NOT NULL, -- giving up as too old counts from here: created_at, or the last retry by hand
-    due_at         REAL NOT NULL, -- not before this; also the order inside a priority
+    due_at         REAL NOT NULL, -- not before this; also the order inside a lane
     arguments      TEXT NOT NULL DEFAULT '{}', -- JSON object, templates as written in the rule
     follow_ups     TEXT NOT NULL DEFAULT '[]', -- JSON list of orders (`then`), created when this one is delivered
     parent_receipt TEXT NOT NULL DEFAULT '{}', -- JSON object: receipt of the delivery that this one follows up
@@ -55,11 +57,19 @@ CREATE TABLE deliveries (
     receipt        TEXT, -- JSON object: what the destination gave back
     proof          TEXT, -- what proves the delivery, in words
     ended_at       REAL, -- when it stopped being pending; NULL while it is
-    dropped        INTEGER NOT NULL DEFAULT 0 CHECK (dropped IN (0, 1)) -- a person gave it up: dead, but no longer a worry
+    dropped        INTEGER NOT NULL DEFAULT 0 CHECK (dropped IN (0, 1)), -- a person gave it up: dead, but no longer a worry
+    incident       TEXT NOT NULL DEFAULT '', -- id of the incident it was ordered in; '' if none
+    waits_for      TEXT NOT NULL DEFAULT '', -- JSON list of remote ids of the incident that are not known yet; '' if none
+    opens          TEXT NOT NULL DEFAULT '', -- JSON list of receipt fields that become remote ids of the incident; '' if none
+    lane           INTEGER NOT NULL DEFAULT 2 CHECK (lane IN (0, 1, 2)) -- order inside a priority: 0 messages of incidents, 1 their media, newest first, 2 the rest
 ) STRICT;
 
 -- The next one: a seek, whatever the backlog.
-CREATE INDEX deliveries_due ON deliveries (destination, priority, due_at) WHERE state = 'pending';
+CREATE INDEX deliveries_due ON deliveries (destination, priority, lane, due_at) WHERE state = 'pending' AND waits_for = '';
+-- The same for media of incidents, whose newest goes first.
+CREATE INDEX deliveries_newest ON deliveries (destination, priority, item) WHERE state = 'pending' AND waits_for = '' AND lane = 1;
+-- What was ordered in an incident.
+CREATE INDEX deliveries_incident ON deliveries (incident) WHERE incident <> '';
 -- The deliveries of one item.
 CREATE INDEX deliveries_item ON deliveries (item);
 -- Only what was really tried may be given up as too old.
@@ -130,3 +140,33 @@ CREATE TABLE commands (
     at     REAL NOT NULL, -- when it began to run
     answer TEXT -- JSON object; NULL: it began, and may or may not have been carried out
 ) STRICT;
+
+-- What ties the items of one event together.
+CREATE TABLE incidents (
+    seq          INTEGER PRIMARY KEY, -- order of opening
+    id           TEXT NOT NULL UNIQUE, -- what people call it: time and chance in Crockford base32
+    key          TEXT NOT NULL, -- what joins items: as the rule's template gave it
+    rule         TEXT NOT NULL, -- name of the rule that opened it
+    item         TEXT NOT NULL, -- id of the item that opened it
+    collect      TEXT NOT NULL, -- JSON list of the sources whose items belong to it
+    opened_at    REAL NOT NULL, -- by this relay's clock, set along with it while the incident is open
+    starts_at    REAL NOT NULL, -- items captured from here on belong to it
+    ends_at      REAL NOT NULL, -- up to here; moves with each further item under the key
+    closed_at    REAL, -- NULL while it is open
+    close_reason TEXT NOT NULL DEFAULT '', -- why it closed, in words
+    remote       TEXT NOT NULL DEFAULT '{}' -- JSON object: destination → what it calls this incident (report_id, …)
+) STRICT;
+
+-- One open incident under a key.
+CREATE UNIQUE INDEX incidents_open ON incidents (key) WHERE closed_at IS NULL;
+-- Which ones an item may belong to, and which are due to close.
+CREATE INDEX incidents_span ON incidents (ends_at);
+
+CREATE TABLE incident_items (
+    incident TEXT NOT NULL REFERENCES incidents (id) ON DELETE CASCADE, -- which incident
+    item     INTEGER NOT NULL REFERENCES items (seq) ON DELETE CASCADE, -- what belongs to it: rules have decided on it there
+    PRIMARY KEY (incident, item)
+) STRICT, WITHOUT ROWID;
+
+-- The incidents of an item.
+CREATE INDEX incident_items_item ON incident_items (item);

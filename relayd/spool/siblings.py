@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from relayd.model import Delivery
 from relayd.spool.change import Change
-from relayd.spool.delivering import steps_of, store_step
+from relayd.spool.delivering import incident_of, steps_of, store_step
 from relayd.spool.records import Begun, Step
 from relayd.spool.rows import ITEM_COLUMNS, delivery_from, item_from
 
@@ -22,7 +22,8 @@ PAGE = 50
 def ids(db: sqlite3.Connection, delivery: Delivery) -> list[int]:
     """The ids of the other pending deliveries of its destination and action, oldest first, at most `MOST`."""
     rows = db.execute(
-        "SELECT id FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND destination = ? AND action = ?"
+        "SELECT id FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND waits_for = ''"
+        " AND destination = ? AND action = ?"
         " AND id <> ? ORDER BY id LIMIT ?",
         (delivery.destination, delivery.action, delivery.id, MOST),
     )
@@ -61,4 +62,5 @@ def _begun(db: sqlite3.Connection, row: sqlite3.Row) -> Begun:
         item=item_from(item_row, item_row["payload"]),
         delivery=delivery_from(row, item_row["id"]),
         steps=steps_of(db, row["id"]),
+        incident=incident_of(db, row["incident"]),
     )

@@ -10,11 +10,12 @@ import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+from relayd.incidents import EARLIEST_BELIEVABLE, LATEST_AHEAD_SECONDS
 from relayd.model import Kind, State
-from relayd.spool import database
+from relayd.spool import database, tying
 from relayd.spool.change import Change, destination_subject
 from relayd.spool.limits import UNCLAIMED
-from relayd.spool.states import free_content, move_delivery, set_item_state, settle
+from relayd.spool.states import bereave, free_content, move_delivery, set_item_state, settle
 
 AT_ONCE = 500
 """Rows that one call changes at most: bounds how long it holds up the commits of others."""
@@ -25,14 +26,9 @@ CANDIDATES_AT_ONCE = 100_000
 IDS_LOGGED = 5
 """How many ids one line of the log names."""
 
-EARLIEST_BELIEVABLE = 1_735_689_600.0
-"""2025-01-01: a stamp before it was made by a clock that did not know the time."""
-LATEST_AHEAD_SECONDS = 86_400.0
-"""A stamp further in the future than this was made by a clock that has been put back since."""
-
 _DELIVERY = "id, item, destination, state, dropped"
 _FAILED = (
-    "deliveries.id, item, destination, deliveries.state, dropped, has_content FROM deliveries"
+    "deliveries.id, item, destination, incident, deliveries.state, dropped, has_content FROM deliveries"
     " JOIN items ON items.seq = item WHERE deliveries.state IN ('dead', 'expired', 'evicted')"
 )
 
@@ -61,6 +57,8 @@ def _revive(change: Change, rows: Sequence[sqlite3.Row], now: float) -> int:
         move_delivery(change, row, State.PENDING, reason="to be tried again, by hand", now=now)
         change.db.execute("UPDATE deliveries SET due_at = ?1, owed_since = ?1 WHERE id = ?2", (now, row["id"]))
         change.hints.add(row["destination"])
+    for incident in {row["incident"] for row in able} - {""}:
+        bereave(change, incident, now=now)
     for item in {row["item"] for row in able}:
         settle(change, item, now=now)
     return len(able)
@@ -107,19 +105,35 @@ def expire(change: Change, *, now: float, give_up_after: float, min_attempts: in
 
 
 def expire_unclaimed(change: Change, *, now: float, keep_unclaimed: float) -> int:
-    """Let go of what no rule wanted and no incident claimed in time."""
+    """Let go of what no rule wanted and no incident claimed in time; and of what was delivered and stayed for that."""
     rows = change.db.execute(
         "SELECT seq, accepted_at FROM items INDEXED BY items_kept WHERE has_content = 1 AND priority = ?"
         " AND state = 'pending' ORDER BY seq LIMIT ?",
         (UNCLAIMED, AT_ONCE),
     ).fetchall()
-    count = 0
-    for row in rows:
-        if not now - keep_unclaimed < row["accepted_at"] <= now + LATEST_AHEAD_SECONDS:
-            set_item_state(change, row["seq"], State.EXPIRED, reason="no rule wanted it", now=now)
-            free_content(change, row["seq"])
-            count += 1
-    return count
+    old = [row["seq"] for row in rows if not _is_young(row, now, keep_unclaimed)]
+    for seq in old:
+        set_item_state(change, seq, State.EXPIRED, reason="no rule wanted it", now=now)
+        free_content(change, seq)
+    return len(old) + _free_delivered(change, now, keep_unclaimed)
+
+
+def _free_delivered(change: Change, now: float, keep_seconds: float) -> int:
+    if not change.collected:
+        return 0
+    rows = change.db.execute(
+        "SELECT seq, accepted_at FROM items INDEXED BY items_media WHERE kind = 'media' AND has_content = 1"
+        " AND state = 'delivered' ORDER BY seq LIMIT ?",
+        (AT_ONCE,),
+    ).fetchall()
+    old = [row["seq"] for row in rows if not _is_young(row, now, keep_seconds)]
+    for seq in old:
+        free_content(change, seq)
+    return len(old)
+
+
+def _is_young(row: sqlite3.Row, now: float, keep_seconds: float) -> bool:
+    return bool(now - keep_seconds < row["accepted_at"] <= now + LATEST_AHEAD_SECONDS)
 
 
 def purge(change: Change, *, now: float, keep_delivered: float, keep_dead: float) -> int:
@@ -138,6 +152,7 @@ def purge(change: Change, *, now: float, keep_delivered: float, keep_dead: float
         for row in rows:
             _forget(change, row["seq"], state)
         count += len(rows)
+    tying.forget(change, now=now, keep_seconds=keep_dead)
     return count
 
 

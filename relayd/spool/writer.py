@@ -83,6 +83,7 @@ class Writer:
         self._last_size_bytes = 0
         self.failed_last = False
         self.events_kept = 0
+        self.collected: frozenset[str] = frozenset()
 
     def start(self) -> None:
         self._thread.start()
@@ -157,7 +158,7 @@ class Writer:
 
     def _commit(self, group: list[_Job]) -> tuple[list[_End], Change]:
         db = self._db
-        whole = Change(db, self.events_kept)
+        whole = Change(db, self.events_kept, self.collected)
         db.execute("BEGIN IMMEDIATE")
         ends = [self._attempt(job, whole) for job in group]
         whole.write_counters()
@@ -168,7 +169,7 @@ class Writer:
     def _attempt(self, job: _Job, whole: Change) -> _End:
         """One operation in its own savepoint. Raises only what spoils the group."""
         db = self._db
-        change = Change(db, whole.events_kept)
+        change = Change(db, whole.events_kept, whole.collected)
         db.execute("SAVEPOINT operation")
         try:
             result = job.operation(change)
@@ -211,8 +212,8 @@ class Writer:
     def _finish(self, ends: list[_End], change: Change | None) -> None:
         size_bytes = 0
         if change is not None:
-            for text, words in change.warnings:
-                log.warning(text, *words)
+            for level, text, words in change.lines:
+                log.log(level, text, *words)
             size_bytes = self._size_bytes()
         for end in ends:
             if end.job.future is None and end.error is not None:

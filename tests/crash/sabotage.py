@@ -16,7 +16,7 @@ from relayd.cli import main
 from relayd.destinations.base import Attempt, Step
 from relayd.model import Capture, Item, Order
 from relayd.sources.topic import TopicSource
-from relayd.spool import Spool
+from relayd.spool import Spool, Ties
 
 
 def unlink_before_commit() -> None:
@@ -24,11 +24,17 @@ def unlink_before_commit() -> None:
     whole_put = Spool.put
 
     async def put(
-        self: Spool, capture: Capture, orders: Sequence[Order], *, now: float, trouble: Sequence[str] = ()
+        self: Spool,
+        capture: Capture,
+        orders: Sequence[Order],
+        *,
+        now: float,
+        trouble: Sequence[str] = (),
+        ties: Ties | None = None,
     ) -> Item:
         if capture.file is not None:
             Path(f"/proc/self/fd/{capture.file.descriptor}").readlink().unlink()
-        return await whole_put(self, capture, orders, now=now, trouble=trouble)
+        return await whole_put(self, capture, orders, now=now, trouble=trouble, ties=ties)
 
     Spool.put = put  # type: ignore[method-assign]
 

@@ -35,17 +35,26 @@ async def opened(config: SpoolConfig, now: float = NOW) -> AsyncIterator[Spool]:
         await spool.close()
 
 
+BEFORE = {
+    "deliveries_due": "CREATE INDEX deliveries_due ON deliveries (destination, priority, due_at)"
+    " WHERE state = 'pending'",
+}
+"""Indexes that a migration replaces, as they were."""
+
+
 def to_first_shape(db: sqlite3.Connection) -> None:
-    """Undo every migration, the newest first: shapes have only grown so far."""
+    """Undo every migration, the newest first: shapes have only grown so far, but for the indexes in BEFORE."""
     db.create_function("without_comments", 1, lambda sql: re.sub(r" *--.*", "", sql))  # they hinder DROP COLUMN
     db.execute("PRAGMA writable_schema = ON")
     db.execute("UPDATE sqlite_schema SET sql = without_comments(sql) WHERE sql IS NOT NULL")
     db.execute("PRAGMA writable_schema = RESET")
     for step in reversed(database.migrations()):
+        for what, name in reversed(re.findall(r"CREATE (?:UNIQUE )?(TABLE|INDEX) (\w+)", step.sql)):
+            db.execute(f"DROP {what} {name}")
         for table, name in re.findall(r"ALTER TABLE (\w+) ADD COLUMN (\w+)", step.sql):
             db.execute(f"ALTER TABLE {table} DROP COLUMN {name}")
-        for what, name in re.findall(r"CREATE (TABLE|INDEX) (\w+)", step.sql):
-            db.execute(f"DROP {what} {name}")
+        for name in re.findall(r"DROP INDEX (\w+)", step.sql):
+            db.execute(BEFORE[name])
     db.execute("PRAGMA user_version = 1")
 
 

@@ -19,7 +19,7 @@ from relayd.config.sections import DeviceConfig
 from relayd.config.words import plain, validate
 from relayd.destinations.watcher_models import CameraConfig, Coordinates
 from relayd.links import LinkConfig
-from relayd.rules import IncidentConfig, RuleConfig
+from relayd.rule_config import IncidentConfig, RuleConfig
 
 PLACE = Path(__file__).parents[2] / "config" / "relayd.toml"
 LINES = PLACE.read_text(encoding="utf-8").splitlines()

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from relayd.model import JSON, Device, Item, Kind, Location, Priority
-from relayd.rules import RuleBook, RuleConfig, TemplateError, compile_rules, context, render
+from relayd.rule_config import RuleConfig
+from relayd.rules import RuleBook, TemplateError, compile_rules, context, render
 
 DEVICE = Device(id="amb-0417", name="Ambulance 417", site="odense", location=Location(latitude=55.4, longitude=10.4))
 

@@ -1,0 +1,83 @@
+"""Incidents over time: claims what was there before one opened, closes those whose time is over, follows the clock.
+
+Promises: the table is the truth: whatever a crash left unclaimed is claimed at the next start. A wall clock that is set
+while an incident is open neither ends it early nor loses its pre-event footage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from relayd import clock
+from relayd.model import Device, Incident, Item, Opening, Order
+from relayd.rules import RuleBook
+from relayd.spool import Spool
+
+log = logging.getLogger("relayd.incidents")
+
+LOOK_AGAIN_SECONDS = 30.0
+"""The longest sleep while an incident is open."""
+
+IDLE_SECONDS = 600.0
+"""The same while none is."""
+
+
+class BoundRules:
+    """The rules as the spool asks them, in its writer's thread: `spool.Ties`."""
+
+    def __init__(self, book: RuleBook, device: Device) -> None:
+        self._book = book
+        self._device = device
+
+    def openings(self, item: Item) -> tuple[Opening, ...]:
+        return self._book.openings(item, self._device)[0]
+
+    def orders(self, item: Item, belongs_to: Sequence[Incident]) -> tuple[Order, ...]:
+        return self._book.decide(item, self._device, belongs_to=belongs_to).orders
+
+
+class Collector:
+    """One for each spool; `run` never returns by itself."""
+
+    def __init__(self, spool: Spool, rules: BoundRules) -> None:
+        self._spool = spool
+        self._rules = rules
+        self._steps = clock.Steps()
+        self._hint = asyncio.Event()
+        spool.incidents.subscribe(self._hint.set)
+
+    async def run(self) -> None:
+        """Look after open incidents for ever."""
+        while True:
+            self._hint.clear()
+            next_look_seconds = await self.look()
+            try:
+                async with asyncio.timeout(next_look_seconds):
+                    await self._hint.wait()
+            except TimeoutError:
+                continue
+
+    async def look(self) -> float:
+        """Claim and close what is to be claimed and closed now; how long nothing more can be due, in seconds."""
+        await self.follow_clock()
+        incidents = await self._spool.incidents.open()
+        for incident in incidents:
+            claimed = 0
+            while count := await self._spool.incidents.claim(incident.id, self._rules, now=clock.now()):
+                claimed += count
+            if claimed:
+                log.info("incident %s has claimed %d items that were there before", incident.id, claimed)
+        if any(incident.ends_at < clock.now() for incident in incidents):
+            await self._spool.incidents.close_overdue(now=clock.now())
+        first_end = min((one.ends_at for one in incidents), default=clock.now() + IDLE_SECONDS)
+        longest = LOOK_AGAIN_SECONDS if incidents else IDLE_SECONDS
+        return min(max(first_end - clock.now(), 0.0) + 0.1, longest)
+
+    async def follow_clock(self) -> None:
+        """If the wall clock was set since the last call, open incidents move along."""
+        stepped_seconds = self._steps.seconds()
+        if stepped_seconds:
+            log.warning("the clock was set by %+.0f s", stepped_seconds)
+            await self._spool.incidents.shift(stepped_seconds)

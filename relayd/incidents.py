@@ -1,0 +1,90 @@
+"""Incidents: what ties the items of one event together. Pure policy: values in, values out; no clock, no I/O.
+
+Promises: one incident is open under a key at any time; whatever joins it only makes its span longer; an item belongs to
+it by when it was captured, whether it came before the incident opened, while it was open, or after it closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from relayd.clock import rfc3339
+from relayd.model import JSON, Incident, Opening
+
+LONGEST_KEY = 200
+"""A key is shown in lists and topics; what is longer is cut."""
+
+EARLIEST_BELIEVABLE = 1_735_689_600.0
+"""2025-01-01: a time before it was read from a clock that did not know the time."""
+LATEST_AHEAD_SECONDS = 86_400.0
+"""A time further in the future than this was read from a clock that has been put back since."""
+
+
+def opened(opening: Opening, *, incident_id: str, now: float) -> Incident:
+    """A new incident, from `before` ago to `after` from now."""
+    return Incident(
+        id=incident_id,
+        key=opening.key,
+        rule=opening.rule,
+        collect=tuple(dict.fromkeys(opening.collect)),
+        opened_at=now,
+        starts_at=now - opening.before_seconds,
+        ends_at=now + opening.after_seconds,
+    )
+
+
+def joined(incident: Incident, opening: Opening, *, now: float) -> Incident:
+    """The same incident after one more item under its key: never shorter, never with fewer sources."""
+    return replace(
+        incident,
+        collect=tuple(dict.fromkeys((*incident.collect, *opening.collect))),
+        starts_at=min(incident.starts_at, incident.opened_at - opening.before_seconds),
+        ends_at=max(incident.ends_at, now + opening.after_seconds),
+    )
+
+
+def closed(incident: Incident, reason: str, *, now: float) -> Incident:
+    """Over: what is captured from now on does not belong to it any more."""
+    return replace(incident, ends_at=min(incident.ends_at, now), closed_at=now, close_reason=reason)
+
+
+def moment_of(captured_at: float, accepted_at: float) -> float:
+    """When something happened, in the clock of this relay: as captured, unless only a wrong clock can have said so."""
+    is_believable = EARLIEST_BELIEVABLE <= captured_at <= accepted_at + LATEST_AHEAD_SECONDS
+    return captured_at if is_believable or accepted_at < EARLIEST_BELIEVABLE else accepted_at
+
+
+def covers(incident: Incident, source: str, captured_at: float, accepted_at: float) -> bool:
+    """Whether an item of `source` belongs to it. What came into the relay shortly before it opened does, too: a file's
+    own time may be that of a camera whose clock is wrong."""
+    if source not in incident.collect:
+        return False
+    if incident.starts_at <= accepted_at <= incident.opened_at:
+        return True
+    return incident.starts_at <= moment_of(captured_at, accepted_at) <= incident.ends_at
+
+
+def document(incident: Incident) -> dict[str, JSON]:
+    """What never changes of it: for a body that must be the same at every try."""
+    return {"id": incident.id, "key": incident.key, "rule": incident.rule}
+
+
+def seen(incident: Incident) -> dict[str, Any]:
+    """What conditions and texts see: the document, and its remote ids: by destination, and plain."""
+    plain: dict[str, JSON] = {}
+    for fields in incident.remote.values():
+        plain = {**fields, **plain}
+    return {
+        **plain,
+        **document(incident),
+        "opened_at": rfc3339(incident.opened_at),
+        "remote": {name: dict(fields) for name, fields in incident.remote.items()},
+    }
+
+
+def remote_names(remote: Mapping[str, Mapping[str, JSON]]) -> frozenset[str]:
+    """The needs that these remote ids meet: `DESTINATION.NAME`, and `NAME`."""
+    given = {(destination, name) for destination, fields in remote.items() for name in fields}
+    return frozenset({f"{destination}.{name}" for destination, name in given} | {name for _, name in given})

@@ -1,0 +1,65 @@
+"""The spool's side that keeps incidents: what the collector does to them, and what people ask of them.
+
+Promises: each call is one commit of bounded work, or a look that waits for none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from functools import partial
+
+from relayd.model import Incident
+from relayd.spool import lists, tying
+from relayd.spool.engine import Engine
+from relayd.spool.records import IncidentSummary, ItemSummary
+from relayd.spool.tying import Ties
+
+
+class IncidentFile:
+    """`Spool.incidents`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def keep_delivered_of(self, sources: Collection[str]) -> None:
+        """Media of these sources stays for `keep_unclaimed` after it was delivered: an incident may still want it."""
+        self._engine.writer.collected = frozenset(sources)
+
+    def subscribe(self, hint: Callable[[], None]) -> None:
+        """`hint` is called in the loop, after a commit that opened an incident."""
+        self._engine.subscribe_to_incidents(hint)
+
+    async def open(self) -> list[Incident]:
+        """Those that are open, oldest first."""
+        return await self._engine.read(lists.open_incidents)
+
+    async def claim(self, incident_id: str, ties: Ties, *, now: float) -> int:
+        """A page of what came before it opened and belongs to it; how many items. 0: there is no more."""
+        return await self._engine.write(partial(tying.claim, incident_id=incident_id, ties=ties, now=now))
+
+    async def close(self, incident_id: str, reason: str, *, now: float) -> bool:
+        """Close one; False if it is not open."""
+        return await self._engine.write(partial(tying.close, incident_id=incident_id, reason=reason, now=now))
+
+    async def close_overdue(self, *, now: float) -> int:
+        """Close those whose time is over; how many."""
+        return await self._engine.write(partial(tying.close_overdue, now=now))
+
+    async def shift(self, seconds: float) -> None:
+        """The wall clock was set by so much: open incidents move along."""
+        await self._engine.write(partial(tying.shift, seconds=seconds))
+
+    # --- looking
+
+    async def page(
+        self, *, is_open: bool | None = None, before: str | None = None, limit: int = 100
+    ) -> list[IncidentSummary]:
+        """A page, newest first."""
+        return await self._engine.browse(lists.incidents, is_open=is_open, before=before, limit=limit)
+
+    async def one(self, incident_id: str) -> IncidentSummary | None:
+        return await self._engine.browse(lists.incident, incident_id)
+
+    async def items(self, incident_id: str, limit: int) -> list[ItemSummary]:
+        """What belongs to it, newest first."""
+        return await self._engine.browse(lists.items_of_incident, incident_id, limit)
