@@ -21,7 +21,7 @@ from typing import Any
 from relayd import __version__, clock, config, destinations, housekeeping, routes, rules, sources, status, systemd
 from relayd.broker import Broker
 from relayd.config import Loaded
-from relayd.config.sections import brokers_of
+from relayd.config.sections import brokers_of, wires_of
 from relayd.diagnosis import Diagnosis, Examiner, Views
 from relayd.intake import Intake
 from relayd.location import Whereabouts
@@ -222,7 +222,7 @@ class App:
         return Reporter(fleet, brokers[fleet.broker], self._spool, self.operations, self._lookout, device, session)
 
     def _start(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
-        book = rules.compile_rules(self._settled.loaded.config.rule)
+        book = rules.compile_rules(self._settled.loaded.config.rule, wires_of(self._settled.loaded.config))
         intake = Intake(self._spool, book, device_of(self._settled.loaded), self._whereabouts)
         return [
             *(keep_running(tasks, f"broker {name}", broker.run) for name, broker in self._parts.brokers.items()),
@@ -232,6 +232,7 @@ class App:
                 keep_running(tasks, f"source {name}", partial(source.run, intake.put))
                 for name, source in self._parts.sources.items()
             ),
+            keep_running(tasks, "incidents", intake.collector.run),
             *([keep_running(tasks, "fleet", self._reporter.run)] if self._reporter else ()),
         ]
 

@@ -42,22 +42,22 @@ class Collector:
     """One for each spool; `run` never returns by itself."""
 
     def __init__(self, spool: Spool, rules: BoundRules) -> None:
+        self.rules = rules
         self._spool = spool
-        self._rules = rules
         self._steps = clock.Steps()
         self._hint = asyncio.Event()
-        spool.incidents.subscribe(self._hint.set)
 
     async def run(self) -> None:
         """Look after open incidents for ever."""
-        while True:
-            self._hint.clear()
-            next_look_seconds = await self.look()
-            try:
-                async with asyncio.timeout(next_look_seconds):
-                    await self._hint.wait()
-            except TimeoutError:
-                continue
+        with self._spool.incidents.hinted(self._hint.set):
+            while True:
+                self._hint.clear()
+                next_look_seconds = await self.look()
+                try:
+                    async with asyncio.timeout(next_look_seconds):
+                        await self._hint.wait()
+                except TimeoutError:
+                    continue
 
     async def look(self) -> float:
         """Claim and close what is to be claimed and closed now; how long nothing more can be due, in seconds."""
@@ -65,7 +65,7 @@ class Collector:
         incidents = await self._spool.incidents.open()
         for incident in incidents:
             claimed = 0
-            while count := await self._spool.incidents.claim(incident.id, self._rules, now=clock.now()):
+            while count := await self._spool.incidents.claim(incident.id, self.rules, now=clock.now()):
                 claimed += count
             if claimed:
                 log.info("incident %s has claimed %d items that were there before", incident.id, claimed)

@@ -26,11 +26,17 @@ class Intake:
 
     def __init__(self, spool: Spool, rules: RuleBook, device: Device, whereabouts: Whereabouts | None = None) -> None:
         self._spool = spool
+        self._whereabouts = whereabouts or Whereabouts()
+        self.collector = Collector(spool, BoundRules(rules, device))
+        self.use(rules, device)
+
+    def use(self, rules: RuleBook, device: Device) -> None:
+        """Decide by these rules from now on."""
         self._rules = rules
         self._device = device
-        self._whereabouts = whereabouts or Whereabouts()
-        self._ties = BoundRules(rules, device) if rules.opens_incidents else None
-        self.collector = Collector(spool, BoundRules(rules, device))
+        self.collector.rules = BoundRules(rules, device)
+        self._ties = self.collector.rules if rules.opens_incidents else None
+        self._spool.incidents.keep_delivered_of(rules.collects_from)
 
     async def put(self, capture: Capture) -> Item:
         """Take one capture durably. Raises SpoolFull, or OSError if the file cannot be read or stored."""

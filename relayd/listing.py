@@ -12,7 +12,7 @@ from typing import Any
 from relayd.clock import rfc3339
 from relayd.files import printable
 from relayd.model import CameraView, Delivery, DestinationView, Item, Outcome, State
-from relayd.spool import AttemptRecord, DeliveryDetail, ItemDetail, ItemSummary, QuarantinedFile
+from relayd.spool import AttemptRecord, DeliveryDetail, IncidentSummary, ItemDetail, ItemSummary, QuarantinedFile
 
 ViewOf = Callable[[str], DestinationView | None]
 """How a destination is doing now; None if the running configuration does not have it."""
@@ -72,7 +72,29 @@ def item_document(detail: ItemDetail) -> dict[str, Any]:
         "origin_path": item.origin_path,
         "content_kept": detail.has_content,
         "ended_at": _time(detail.ended_at),
+        "incidents": list(detail.incidents),
         "deliveries": [_delivery_document(one) for one in detail.deliveries],
+    }
+
+
+def incident_row(summary: IncidentSummary) -> dict[str, Any]:
+    """One line of a list of incidents, and all there is to say of one but its items."""
+    incident = summary.incident
+    return {
+        "id": incident.id,
+        "key": incident.key,
+        "rule": incident.rule,
+        "state": "open" if incident.closed_at is None else "closed",
+        "opened_at": rfc3339(incident.opened_at),
+        "opened_by": summary.opened_by,
+        "starts_at": rfc3339(incident.starts_at),
+        "ends_at": rfc3339(incident.ends_at),
+        "closed_at": _time(incident.closed_at),
+        "close_reason": incident.close_reason,
+        "collect": list(incident.collect),
+        "remote": {name: dict(fields) for name, fields in incident.remote.items()},
+        "items": summary.items,
+        "deliveries": dict(summary.deliveries),
     }
 
 
@@ -99,6 +121,8 @@ def _delivery(delivery: Delivery) -> dict[str, Any]:
         "attempts": delivery.attempts,
         "reason": delivery.reason,
         "due_at": rfc3339(delivery.due_at) if delivery.state is State.PENDING else None,
+        "incident": delivery.incident or None,
+        "waits_for": list(delivery.waits_for),
     }
 
 
@@ -176,6 +200,8 @@ def _about_delivery(one: DeliveryDetail, view_of: ViewOf, now: float) -> Iterato
 def _waiting(one: DeliveryDetail, view: DestinationView | None, now: float) -> str:
     """The nearest obstacle first: the destination's own state, then the delivery's time, then the queue."""
     delivery = one.delivery
+    if delivery.waits_for:
+        return f"waits for {' and '.join(map(_remote_id, delivery.waits_for))} of incident {delivery.incident}"
     if view is None:
         return "waits, but the running configuration has no such destination: add it again, or drop the item"
     if view.state == "paused":
@@ -189,6 +215,12 @@ def _waiting(one: DeliveryDetail, view: DestinationView | None, now: float) -> s
     if delivery.due_at > now:
         return f"waits for its next try in {span(delivery.due_at - now)}"
     return "is due and waits for its turn"
+
+
+def _remote_id(need: str) -> str:
+    """`the report_id from control-room`"""
+    destination, _, name = need.rpartition(".")
+    return f"the {name} from {destination}" if destination else f"the {name}"
 
 
 def span(seconds: float) -> str:

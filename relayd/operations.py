@@ -147,7 +147,30 @@ class Operations:
         text = listing.paragraph(detail, self._parts().view, now=clock.now())
         return {"about": about, "item": listing.item_document(detail), "text": text}
 
+    async def incidents(
+        self, *, state: str | None = None, before: str | None = None, limit: int = 100
+    ) -> dict[str, Any]:
+        """A page of incidents, newest first: `{"incidents": […], "next": ID or null}`."""
+        bounded = max(1, min(limit, LIST_LIMIT))
+        is_open = None if state is None else state == "open"
+        found = await self._spool.incidents.page(is_open=is_open, before=before, limit=bounded)
+        following = found[-1].incident.id if len(found) == bounded else None
+        return {"incidents": [listing.incident_row(summary) for summary in found], "next": following}
+
+    async def incident(self, incident_id: str) -> dict[str, Any]:
+        """One incident with its items, newest first, at most `LIST_LIMIT`. Raises UnknownItem."""
+        summary = await self._spool.incidents.one(incident_id)
+        if summary is None:
+            raise UnknownItem(f"no incident {printable(incident_id)} in the spool; `relayd incidents` lists them")
+        belonging = await self._spool.incidents.items(incident_id, LIST_LIMIT)
+        return {**listing.incident_row(summary), "belonging": [listing.item_row(one) for one in belonging]}
+
     # --- changing
+
+    async def close_incident(self, incident_id: str) -> dict[str, Any]:
+        """Close one: what is captured from now on does not belong to it. `{"closed": whether it was open}`."""
+        await self.incident(incident_id)
+        return {"closed": await self._spool.incidents.close(incident_id, "closed by hand", now=clock.now())}
 
     async def retry(self, item_ids: list[str] | None, destination: str | None) -> dict[str, Any]:
         """Make dead deliveries of these items (None: of all) due again, and try at once: `{"retried": N}`."""

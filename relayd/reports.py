@@ -124,6 +124,36 @@ class CameraEvent(Event):
     """What its stream is called at the server."""
 
 
+class IncidentOpened(Event):
+    """Something happened: what belongs to it is tied together from now on."""
+
+    type: Literal["incident_opened"]
+    incident: str
+    """Id of the incident."""
+    key: str
+    """What joins items to it."""
+    rule: str
+    """Which rule opened it."""
+    item: str
+    """Id of the item that did."""
+
+
+class IncidentClosed(Event):
+    """It is over: what is captured from now on does not belong to it."""
+
+    type: Literal["incident_closed"]
+    incident: str
+    """Id of the incident."""
+    key: str
+    """What joined items to it."""
+    rule: str
+    """Which rule had opened it."""
+    reason: str
+    """Why it closed."""
+    items: int
+    """How many items belong to it so far."""
+
+
 class ConfigReloaded(Event):
     """A changed configuration was read and is in use."""
 
@@ -145,7 +175,8 @@ class ConfigRejected(Event):
 
 
 AnyEvent = Annotated[
-    DeliveryEvent | FaultEvent | CameraEvent | ConfigReloaded | ConfigRejected, Field(discriminator="type")
+    DeliveryEvent | FaultEvent | CameraEvent | IncidentOpened | IncidentClosed | ConfigReloaded | ConfigRejected,
+    Field(discriminator="type"),
 ]
 
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:@=-]{1,128}$")]

@@ -81,6 +81,8 @@ class _Rule:
         try:
             holds = is_true(self.when, seen)
         except TemplateError as error:
+            if seen["incident"] is None and mentions(self.when, "incident", is_condition=True):
+                return Verdict(rule=self.name, is_match=False, reason=f"`{self.when}`: it belongs to no incident")
             reason = f"its condition `{self.when}` cannot be answered: {error}"
             return Verdict(rule=self.name, is_match=False, reason=reason, is_trouble=True)
         return Verdict(rule=self.name, is_match=holds, reason=f"`{self.when}` {'holds' if holds else 'does not hold'}")
@@ -100,7 +102,9 @@ class RuleBook:
 
     def __init__(self, rules: Iterable[_Rule]) -> None:
         self._rules = tuple(rules)
-        self.opens_incidents = any(rule.incident is not None for rule in self._rules)
+        opening = [rule.incident for rule in self._rules if rule.incident is not None]
+        self.opens_incidents = bool(opening)
+        self.collects_from = frozenset(source for incident in opening for source in incident.collect)
 
     def decide(
         self, item: Item, device: Device, location: Location | None = None, belongs_to: Sequence[Incident] = ()

@@ -180,7 +180,7 @@ async def snapshot(
         },
         brokers={name: BrokerStatus(state=view.state, reason=view.reason) for name, view in views.brokers.items()},
         links={},
-        incidents=IncidentsStatus(open=0),
+        incidents=IncidentsStatus(open=spool.counters.open_incidents),
         process=process(),
     )
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import click
@@ -17,10 +15,8 @@ from relayd.cli import FAILED, WRONG, Options, tables
 from relayd.cli.client import escaped
 from relayd.config import Loaded
 from relayd.config.online import try_everything
-from relayd.config.preview import FAULT_EXAMPLE, item_of_file, item_of_message, preview
 from relayd.errors import ConfigError
 from relayd.model import Finding
-from relayd.rules import OWN_HEALTH
 
 SCHEMAS: Mapping[str, str] = {
     "config": "relayd.config.schema:config_schema",
@@ -70,43 +66,6 @@ def schema(what: str) -> None:
     """
     module, _, function = SCHEMAS[what].partition(":")
     tables.show_json(getattr(importlib.import_module(module), function)())
-
-
-@click.command()
-@click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--source", metavar="NAME", help="The source it would come from; found by folder or topic if left out.")
-@click.option("--topic", metavar="TOPIC", help="A message under this topic.")
-@click.option("--payload", metavar="JSON", help="What the message says.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.pass_obj
-def explain(
-    options: Options, file: Path | None, source: str | None, topic: str | None, payload: str | None, as_json: bool
-) -> None:
-    """Dry run: which rules match, and what would be sent.
-
-    `explain FILE` for a camera file, `explain --topic TOPIC --payload JSON` for a message, `explain --source relayd`
-    for a health event of the relay itself (`--payload` says which). Sends and stores nothing.
-    """
-    if source == OWN_HEALTH and file is None:
-        payload = FAULT_EXAMPLE if payload is None else payload
-    is_message = topic is not None or payload is not None
-    if (file is None) != is_message:
-        raise click.UsageError("Name either a FILE, or --topic and --payload of a message.")
-    settings = config.load(options.files).config
-    if file is not None:
-        item = item_of_file(settings, file, source)
-    else:
-        item = item_of_message(settings, source, topic, payload or "")
-    document = preview(settings, item)
-    if as_json:
-        tables.show_json(document)
-    else:
-        tables.show(_preview_blocks(document))
-    if any(delivery["error"] for delivery in _all(document["deliveries"])):
-        raise click.exceptions.Exit(FAILED)
-
-
-# --- check
 
 
 def _summary(loaded: Loaded) -> list[tables.Block]:
@@ -165,48 +124,3 @@ def _document(loaded: Loaded, findings: Sequence[Finding], *, is_good: bool, is_
         if is_online
         else None,
     }
-
-
-# --- explain
-
-
-def _preview_blocks(document: Mapping[str, Any]) -> list[tables.Block]:
-    item = document["item"]
-    about = f"{item['name']} from {item['source']}: {item['kind']}, {item['content_type']}, {item['size']} bytes"
-    verdicts = [
-        (
-            escaped(rule["name"]),
-            "yes" if rule["matched"] else "trouble" if rule["trouble"] else "no",
-            escaped(rule["reason"]),
-        )
-        for rule in document["rules"]
-    ]
-    columns = [tables.Column("rule"), tables.Column("matches"), tables.Column("because", gives_way=True)]
-    blocks: list[tables.Block] = [tables.Line(escaped(about)), tables.Table(columns, verdicts)]
-    if not document["deliveries"]:
-        return [*blocks, tables.Line("Nothing would be sent: it would be kept for keep_unclaimed, then removed.")]
-    for delivery in document["deliveries"]:
-        blocks += _delivery_blocks(delivery, indent=0)
-    return blocks
-
-
-def _delivery_blocks(delivery: Mapping[str, Any], *, indent: int) -> list[tables.Block]:
-    head = f"→ {delivery['destination']} ({delivery['type']}): {delivery['action']}, priority {delivery['priority']}"
-    after = ", once that has arrived" if indent else ""
-    blocks: list[tables.Block] = [tables.Line(f"{head}{after}", indent=indent)]
-    for name, value in delivery["arguments"].items():
-        shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        blocks.append(tables.Line(f"{name}: {escaped(shown)}", indent=indent + 4))
-    if delivery["error"]:
-        blocks.append(
-            tables.Line(f"cannot be filled in: {escaped(delivery['error'])}", state="fault", indent=indent + 4)
-        )
-    if delivery["note"]:
-        blocks.append(tables.Line(delivery["note"], state="waiting", indent=indent + 4))
-    for follower in delivery["then"]:
-        blocks += _delivery_blocks(follower, indent=indent + 2)
-    return blocks
-
-
-def _all(deliveries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [one for delivery in deliveries for one in (delivery, *_all(delivery["then"]))]

@@ -14,7 +14,7 @@ from relayd.config.locate import Path
 from relayd.config.reading import Sections
 from relayd.config.together import unknown
 from relayd.config.words import Fault, fields_of, validate
-from relayd.rule_config import KNOWN, OWN_HEALTH, DeliverConfig, RuleConfig
+from relayd.rule_config import INCIDENT_FIELDS, KNOWN, OWN_HEALTH, DeliverConfig, RuleConfig
 from relayd.sources.base import SourceConfig
 from relayd.sources.folder_config import FolderConfig
 from relayd.sources.name_pattern import NamePattern
@@ -64,7 +64,17 @@ def _known(sections: Sections, names: object) -> Known:
     listed = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
     wanted = sections.source if "*" in listed else {name for name in listed if name in sections.source}
     fields = {field for name in wanted for field in _attributes(sections.source[name])}
-    return {**KNOWN, "item": (KNOWN["item"] or frozenset()) | fields}
+    return {
+        **KNOWN,
+        "item": (KNOWN["item"] or frozenset()) | fields,
+        "incident": INCIDENT_FIELDS | _remote_ids(sections),
+    }
+
+
+def _remote_ids(sections: Sections) -> frozenset[str]:
+    """What the configured destinations may call an incident."""
+    kinds = {section.type for section in sections.destination.values()}
+    return frozenset(name for kind in kinds for names in destinations.models(kind).opens.values() for name in names)
 
 
 def _attributes(source: SourceConfig) -> tuple[str, ...]:

@@ -6,13 +6,13 @@ Promises: nothing said here keeps relayd from running.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from relayd import __version__, destinations, sources
 from relayd.cage import TemplateError
 from relayd.config.locate import Path
 from relayd.config.reading import Sections
-from relayd.rule_config import RuleConfig
+from relayd.rule_config import DeliverConfig, RuleConfig
 from relayd.templates import fields_used
 
 Notice = tuple[Path, str]
@@ -43,8 +43,6 @@ def _planned(sections: Sections) -> Iterator[Notice]:
 
 
 def _planned_in_rule(path: Path, rule: RuleConfig) -> Iterator[Notice]:
-    if rule.incident is not None:
-        yield (*path, "incident"), f"{_NO_EFFECT} (no incident is opened)"
     if rule.metered is not None:
         yield (*path, "metered"), f"{_NO_EFFECT} (every link is used without limits)"
 
@@ -56,6 +54,7 @@ def _rules_that_surprise(sections: Sections) -> Iterator[Notice]:
     if sections.source and sections.destination and not sections.rule:
         yield ("rule",), "there is no rule, so nothing would be delivered: write a [[rule]]"
         return
+    yield from _needs_that_nothing_meets(sections)
     for index, rule in sections.rule.items():
         path: Path = ("rule", index)
         if not rule.deliver and rule.incident is None:
@@ -69,6 +68,37 @@ def _rules_that_surprise(sections: Sections) -> Iterator[Notice]:
     for name in sections.source:
         if name not in wanted and "*" not in wanted:
             yield ("source", name), "no rule takes from it, so its items go nowhere"
+
+
+def _needs_that_nothing_meets(sections: Sections) -> Iterator[Notice]:
+    """Actions that need a remote id of an incident, where no rule that opens one asks for it."""
+    asked = {
+        (entry.to, name)
+        for rule in sections.rule.values()
+        if rule.incident is not None
+        for entry in _all_of(rule.deliver)
+        for name in _models(sections, entry.to).opens.get(entry.action or "", ())
+    }
+    for index, rule in sections.rule.items():
+        for position, entry in enumerate(rule.deliver):
+            need = _models(sections, entry.to).needs.get(entry.action or "")
+            if need is not None and not entry.arguments.get(need) and (entry.to, need) not in asked:
+                opener = next(a for a, names in _models(sections, entry.to).opens.items() if need in names)
+                asking = f'{{ to = "{entry.to}", action = "{opener}" }}'
+                yield (
+                    ("rule", index, "deliver", position),
+                    f"needs the {need} of an incident, and no rule with `incident` delivers {asking}: it is not sent",
+                )
+
+
+def _models(sections: Sections, name: str) -> destinations.Models:
+    return destinations.models(sections.destination[name].type)
+
+
+def _all_of(entries: Iterable[DeliverConfig]) -> Iterator[DeliverConfig]:
+    for entry in entries:
+        yield entry
+        yield from _all_of(entry.then)
 
 
 def _used(condition: str) -> frozenset[str]:

@@ -9,19 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pydantic
 
-from relayd import clock, destinations, mediatype, rules
+from relayd import clock, destinations, incidents, mediatype, rules
 from relayd.arguments import with_defaults
 from relayd.broker_filters import matches
-from relayd.config.sections import Config
+from relayd.config.sections import Config, wires_of
 from relayd.config.words import plain, words_of
 from relayd.errors import RelaydError
 from relayd.faults import title
-from relayd.model import JSON, Device, Item, Kind, Order
+from relayd.model import JSON, Device, Fields, Incident, Item, Kind, Opening, Order
 from relayd.reports import FaultMessage
 from relayd.rule_config import OWN_HEALTH
 from relayd.sources.folder_config import FolderConfig, zone_of
@@ -115,30 +116,57 @@ def _title(content: bytes) -> str:
     return title(message.type, message.part)
 
 
-def preview(config: Config, item: Item) -> dict[str, Any]:
-    """`{"item": {…}, "rules": [{name, matched, reason}], "deliveries": [{destination, type, action, priority, rule,
-    arguments, error, note, then: […]}]}`."""
+def preview(config: Config, item: Item, *, in_incident: bool = False) -> dict[str, Any]:
+    """`{"item": {…}, "rules": [{name, matched, reason}], "incidents": [{key, rule, collect, closes}], "held": [{…}],
+    "deliveries": [{destination, type, action, priority, rule, arguments, error, note, waits_for, then: […]}]}`.
+
+    With `in_incident`, as if it belonged to an incident that another item has opened."""
     device = config.device.as_device()
-    book = rules.compile_rules(config.rule)
+    book = rules.compile_rules(config.rule, wires_of(config))
     seen = rules.context(item, device)
-    verdicts = book.explain(item, device)
+    openings, _ = book.openings(item, device)
+    belongs_to = [_as_opened(config, opening) for opening in openings if not opening.closes]
+    if in_incident and not belongs_to:
+        belongs_to = [_as_opened(config, Opening(rule="", key="<key>", collect=(), before_seconds=0, after_seconds=0))]
+    incident = belongs_to[0] if belongs_to else None
+    verdicts = book.explain(item, device, incident=incident)
+    decision = book.decide(item, device, belongs_to=belongs_to)
     return {
         "item": seen["item"],
         "payload": seen["payload"],
+        "incidents": [
+            {"key": one.key, "rule": one.rule, "collect": list(one.collect), "closes": one.closes} for one in openings
+        ],
+        "held": [{"destination": o.destination, "action": o.action, "needs": list(o.needs)} for o in decision.held],
         "rules": [
             {"name": verdict.rule, "matched": verdict.is_match, "reason": verdict.reason, "trouble": verdict.is_trouble}
             for verdict in verdicts
         ],
-        "deliveries": [_delivery(config, order, item, device, None) for order in book.decide(item, device).orders],
+        "deliveries": [_delivery(config, order, item, device, incident, None) for order in decision.orders],
     }
 
 
+def _as_opened(config: Config, opening: Opening) -> Incident:
+    """The incident as it will be, every remote id standing for itself."""
+    remote: dict[str, Fields] = {
+        name: {field: f"<incident.{field}>" for fields in wires.opens.values() for field in fields}
+        for name, wires in wires_of(config).items()
+    }
+    return replace(incidents.opened(opening, incident_id="<incident.id>", now=clock.now()), remote=remote)
+
+
 def _delivery(
-    config: Config, order: Order, item: Item, device: Device, receipt: Mapping[str, JSON] | None
+    config: Config,
+    order: Order,
+    item: Item,
+    device: Device,
+    incident: Incident | None,
+    receipt: Mapping[str, JSON] | None,
 ) -> dict[str, JSON]:
     kind = config.destination[order.destination].type
     models = destinations.models(kind)
-    arguments, error = _filled(order, models.actions[order.action], rules.context(item, device, receipt=receipt))
+    seen = rules.context(item, device, incident=incident, receipt=receipt)
+    arguments, error = _filled(order, models.actions[order.action], seen)
     is_planned = destinations.is_planned(kind)
     following = _Later({field: f"<receipt.{field}>" for field in models.receipt or ()})
     return {
@@ -150,7 +178,8 @@ def _delivery(
         "arguments": arguments,
         "error": error,
         "note": f"this version keeps deliveries to type {kind} and does not send them yet" if is_planned else None,
-        "then": [_delivery(config, follower, item, device, following) for follower in order.then],
+        "waits_for": list(order.needs),
+        "then": [_delivery(config, follower, item, device, incident, following) for follower in order.then],
     }
 
 

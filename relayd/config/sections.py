@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import Field, SerializeAsAny, field_validator
 
+from relayd import destinations
 from relayd.broker import Broker, BrokerConfig
 from relayd.destinations.base import DestinationConfig
 from relayd.faults import HealthConfig
@@ -17,6 +18,7 @@ from relayd.links import LinkConfig
 from relayd.model import Device, Location
 from relayd.reporter import FleetConfig
 from relayd.rule_config import RuleConfig
+from relayd.rules import Wires
 from relayd.sources.base import SourceConfig
 from relayd.spool import SpoolConfig
 
@@ -107,6 +109,11 @@ def _host_name() -> str:
     """The machine's own name, as far as it makes an id."""
     name = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:64]
     return name or "relay"
+
+
+def wires_of(config: Config) -> dict[str, Wires]:
+    """How the actions of each destination hang together with incidents."""
+    return {name: destinations.models(section.type) for name, section in config.destination.items()}
 
 
 def brokers_of(config: Config) -> dict[str, Broker]:

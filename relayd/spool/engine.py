@@ -8,9 +8,10 @@ gives them work.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -144,8 +145,13 @@ class Engine:
     def subscribe_to_events(self, hint: Callable[[], None]) -> None:
         self._event_hints.append(hint)
 
-    def subscribe_to_incidents(self, hint: Callable[[], None]) -> None:
+    @contextlib.contextmanager
+    def hinted_of_incidents(self, hint: Callable[[], None]) -> Iterator[None]:
         self._incident_hints.append(hint)
+        try:
+            yield
+        finally:
+            self._incident_hints.remove(hint)
 
     def missing(self, need: Need, priority: int) -> Shortage | None:
         """What keeps this from being put."""

@@ -6,6 +6,7 @@ Promises: each call is one commit of bounded work, or a look that waits for none
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from functools import partial
 
 from relayd.model import Incident
@@ -25,9 +26,9 @@ class IncidentFile:
         """Media of these sources stays for `keep_unclaimed` after it was delivered: an incident may still want it."""
         self._engine.writer.collected = frozenset(sources)
 
-    def subscribe(self, hint: Callable[[], None]) -> None:
-        """`hint` is called in the loop, after a commit that opened an incident."""
-        self._engine.subscribe_to_incidents(hint)
+    def hinted(self, hint: Callable[[], None]) -> AbstractContextManager[None]:
+        """Within it, `hint` is called in the loop after each commit that opened an incident."""
+        return self._engine.hinted_of_incidents(hint)
 
     async def open(self) -> list[Incident]:
         """Those that are open, oldest first."""

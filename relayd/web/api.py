@@ -61,6 +61,9 @@ def build(operations: Operations, admit: Admit) -> web.Application:
             web.get("/api/v1/items/{id}", handlers.item),
             web.post("/api/v1/items/{id}/retry", handlers.retry_one),
             web.post("/api/v1/items/{id}/drop", handlers.drop_one),
+            web.get("/api/v1/incidents", handlers.incidents),
+            web.get("/api/v1/incidents/{id}", handlers.incident),
+            web.post("/api/v1/incidents/{id}/close", handlers.close_incident),
             web.get("/api/v1/why", handlers.why),
             web.get("/api/v1/cameras", handlers.cameras),
             web.post("/api/v1/retry", handlers.retry),
@@ -108,6 +111,13 @@ class Handlers:
     async def cameras(self, _: web.Request) -> web.Response:
         return _answer(await self._operations.cameras())
 
+    async def incidents(self, request: web.Request) -> web.Response:
+        wanted = asked.by_query(asked.IncidentsAsked, request.rel_url.raw_query_string)
+        return _answer(await self._operations.incidents(**wanted.model_dump()))
+
+    async def incident(self, request: web.Request) -> web.Response:
+        return _answer(await self._operations.incident(request.match_info["id"]))
+
     async def why(self, request: web.Request) -> web.Response:
         wanted = asked.by_query(asked.WhyAsked, request.rel_url.raw_query_string)
         return _answer(await self._operations.why(wanted.about))
@@ -129,6 +139,10 @@ class Handlers:
     async def drop_one(self, request: web.Request) -> web.Response:
         await _body(request, asked.NothingAsked)
         return _answer(await self._operations.drop([request.match_info["id"]]))
+
+    async def close_incident(self, request: web.Request) -> web.Response:
+        await _body(request, asked.NothingAsked)
+        return _answer(await self._operations.close_incident(request.match_info["id"]))
 
     async def pause(self, request: web.Request) -> web.Response:
         await _body(request, asked.NothingAsked)

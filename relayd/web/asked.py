@@ -47,6 +47,14 @@ class ItemsAsked(Asked):
     limit: int = Field(default=100, ge=1, le=LONGEST_PAGE)
 
 
+class IncidentsAsked(Asked):
+    """`GET /api/v1/incidents?…`"""
+
+    state: Literal["open", "closed"] | None = None
+    before: Name | None = None
+    limit: int = Field(default=100, ge=1, le=LONGEST_PAGE)
+
+
 class WhyAsked(Asked):
     """`GET /api/v1/why?about=…`: an item id, or the absolute path of a file."""
 

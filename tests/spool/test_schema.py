@@ -113,16 +113,22 @@ async def test_a_newer_spool_is_refused_and_not_touched(tmp_path: Path) -> None:
 def test_picking_the_next_never_scans_nor_sorts(path: Path) -> None:
     with contextlib.closing(database.connect(path)) as db:
         database.bring_up_to_date(db)
-        for condition in ("due_at <= 5", "due_at > 5"):
-            plan = [
-                row["detail"]
-                for row in db.execute(
-                    "EXPLAIN QUERY PLAN SELECT * FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending'"
-                    f" AND destination = 'a' AND priority = 1 AND {condition} ORDER BY due_at LIMIT 1"
-                )
-            ]
-            assert len(plan) == 1
-            assert plan[0].startswith("SEARCH deliveries USING INDEX deliveries_due (destination=? AND priority=? AND ")
+        for index, lane, order in (
+            ("deliveries_due", 0, "due_at"),
+            ("deliveries_newest", 1, "item DESC"),
+            ("deliveries_due", 2, "due_at"),
+        ):
+            for condition in ("due_at <= 5", "due_at > 5"):
+                plan = [
+                    row["detail"]
+                    for row in db.execute(
+                        f"EXPLAIN QUERY PLAN SELECT * FROM deliveries INDEXED BY {index} WHERE state = 'pending'"
+                        f" AND waits_for = '' AND destination = 'a' AND priority = 1 AND lane = {lane}"
+                        f" AND {condition} ORDER BY {order} LIMIT 1"
+                    )
+                ]
+                assert len(plan) == 1
+                assert plan[0].startswith(f"SEARCH deliveries USING INDEX {index} (destination=? AND priority=?")
 
 
 def test_looking_for_all_media_does_not_walk_over_messages(path: Path) -> None:
