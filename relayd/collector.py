@@ -62,13 +62,13 @@ class Collector:
     async def look(self) -> float:
         """Claim and close what is to be claimed and closed now; how long nothing more can be due, in seconds."""
         await self.follow_clock()
-        incidents = await self._spool.incidents.open()
-        for incident in incidents:
+        for incident_id in await self._spool.incidents.claiming():
             claimed = 0
-            while count := await self._spool.incidents.claim(incident.id, self.rules, now=clock.now()):
+            while count := await self._spool.incidents.claim(incident_id, self.rules, now=clock.now()):
                 claimed += count
             if claimed:
-                log.info("incident %s has claimed %d items that were there before", incident.id, claimed)
+                log.info("incident %s has claimed %d items that were there before", incident_id, claimed)
+        incidents = await self._spool.incidents.open()
         if any(incident.ends_at < clock.now() for incident in incidents):
             await self._spool.incidents.close_overdue(now=clock.now())
         first_end = min((one.ends_at for one in incidents), default=clock.now() + IDLE_SECONDS)

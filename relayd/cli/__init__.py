@@ -61,7 +61,7 @@ COMMANDS = {
     "pause": Entry("queue", "pause", "Stop delivering to one destination, or to all."),
     "resume": Entry("queue", "resume", "Deliver again to one destination, or to all."),
     "cameras": Entry("cameras", "cameras", "Show the cameras of Watcher, and the QR code that activates one."),
-    "incidents": Entry("incidents", "incidents", "List incidents, show one, close one."),
+    "incidents": Entry("incidents", "incidents", "List open and past incidents, show one, close one."),
     "fleet": Entry("fleet", "fleet", "Show every relay on the fleet's broker, live."),
     "spool": Entry("stored", "spool", "Inspect, salvage or copy out what is stored."),
     "doctor": Entry("doctor", "doctor", "Gather everything that support asks first, secrets masked."),

@@ -129,7 +129,6 @@ def record_delivered(change: Change, delivery: int, receipt: Receipt, *, now: fl
         (to_json(dict(receipt.fields)), receipt.proof, delivery),
     )
     move_delivery(change, row, State.DELIVERED, reason=receipt.proof, now=now)
-    give_remote(change, row, receipt.fields, now=now)
     change.db.execute("DELETE FROM steps WHERE delivery = ?", (delivery,))
     size_bytes = change.db.execute("SELECT size_bytes FROM items WHERE seq = ?", (row["item"],)).fetchone()[0]
     subject = destination_subject(row["destination"])
@@ -137,6 +136,7 @@ def record_delivered(change: Change, delivery: int, receipt: Receipt, *, now: fl
     change.mark("last_success_at_ms", now, subject)
     follow_ups = orders_from_json(row["follow_ups"])
     create_deliveries(change, row["item"], follow_ups, parent_receipt=receipt.fields, now=now)
+    give_remote(change, row, receipt.fields, now=now)
     settle(change, row["item"], now=now)
 
 

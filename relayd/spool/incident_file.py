@@ -27,12 +27,16 @@ class IncidentFile:
         self._engine.writer.collected = frozenset(sources)
 
     def hinted(self, hint: Callable[[], None]) -> AbstractContextManager[None]:
-        """Within it, `hint` is called in the loop after each commit that opened an incident."""
+        """Within it, `hint` is called in the loop after each commit that opened or joined an incident."""
         return self._engine.hinted_of_incidents(hint)
 
     async def open(self) -> list[Incident]:
         """Those that are open, oldest first."""
         return await self._engine.read(lists.open_incidents)
+
+    async def claiming(self) -> list[str]:
+        """Ids of those, open or closed by now, that have not looked through all that came before, oldest first."""
+        return await self._engine.read(lists.claiming_incidents)
 
     async def claim(self, incident_id: str, ties: Ties, *, now: float) -> int:
         """A page of what came before it opened and belongs to it; how many items. 0: there is no more."""

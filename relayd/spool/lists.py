@@ -105,6 +105,12 @@ def open_incidents(db: sqlite3.Connection) -> list[Incident]:
     return [incident_from(row) for row in db.execute("SELECT * FROM incidents WHERE closed_at IS NULL ORDER BY seq")]
 
 
+def claiming_incidents(db: sqlite3.Connection) -> list[str]:
+    """Ids of those that have not looked through all that came before, oldest first."""
+    rows = db.execute("SELECT id FROM incidents INDEXED BY incidents_claiming WHERE has_claimed = 0 ORDER BY seq")
+    return [row["id"] for row in rows]
+
+
 def find_by_path(db: sqlite3.Connection, source: str, path: bytes) -> str | None:
     """The id of the newest item that came from this path."""
     row = db.execute(

@@ -77,7 +77,11 @@ def create_deliveries(
 def move_delivery(
     change: Change, row: sqlite3.Row, state: State, *, reason: str, now: float, was_dropped: bool = False
 ) -> None:
-    """Bring one delivery (a row with id, destination, state, dropped) into another state."""
+    """Bring one delivery (a row with its id) into another state. Its own state is read anew: what happened to another
+    delivery of the same incident may have moved this one, too."""
+    row = change.db.execute(
+        "SELECT id, destination, state, dropped FROM deliveries WHERE id = ?", (row["id"],)
+    ).fetchone()
     change.db.execute(
         "UPDATE deliveries SET state = ?, reason = ?, ended_at = ?, dropped = ? WHERE id = ?",
         (state, reason, None if state is State.PENDING else now, int(was_dropped), row["id"]),
@@ -176,7 +180,9 @@ def bereave(change: Change, incident: str, *, now: float) -> None:
 
 def _tell_incident(change: Change, delivery: int, state: State, *, now: float) -> None:
     """What opens an incident at a destination ended without, or is to be tried again: others depend on it."""
-    row = change.db.execute("SELECT incident, opens, follow_ups FROM deliveries WHERE id = ?", (delivery,)).fetchone()
+    row = change.db.execute(
+        "SELECT incident, destination, opens, follow_ups FROM deliveries WHERE id = ?", (delivery,)
+    ).fetchone()
     if not row["incident"] or not _brings(row):
         return
     if state is State.PENDING:

@@ -18,7 +18,16 @@ from relayd.model import Incident, Item, Opening, Order
 from relayd.rules import likeness
 from relayd.spool.change import INCIDENTS, Change
 from relayd.spool.outbox import report
-from relayd.spool.rows import ITEM_COLUMNS, fields_from, incident_from, item_from, new_id, orders_from_json, to_json
+from relayd.spool.rows import (
+    ITEM_COLUMNS,
+    delivery_from,
+    fields_from,
+    incident_from,
+    item_from,
+    new_id,
+    orders_from_json,
+    to_json,
+)
 from relayd.spool.states import bereave, create_deliveries, settle
 
 CLAIMED_AT_ONCE = 50
@@ -58,7 +67,8 @@ def tie(change: Change, seq: int, item: Item, ties: Ties, *, now: float) -> tupl
 
 
 def claim(change: Change, incident_id: str, ties: Ties, *, now: float) -> int:
-    """A page of what came before the incident opened and belongs to it; how many items. 0: there is no more."""
+    """A page of what came before the incident opened and belongs to it; how many items. 0: there is no more, which is
+    remembered."""
     row = change.db.execute("SELECT * FROM incidents WHERE id = ?", (incident_id,)).fetchone()
     if row is None:
         return 0
@@ -77,7 +87,8 @@ def claim(change: Change, incident_id: str, ties: Ties, *, now: float) -> int:
             settle(change, seq, now=now)
         count += 1
         if count >= CLAIMED_AT_ONCE:
-            break
+            return count
+    change.db.execute("UPDATE incidents SET has_claimed = 1 WHERE id = ?", (incident_id,))
     return count
 
 
@@ -127,9 +138,10 @@ def _open_or_join(change: Change, opening: Opening, item: Item, now: float) -> I
     if found is not None:
         incident = incidents.joined(found, opening, now=now)
         change.db.execute(
-            "UPDATE incidents SET collect = ?, starts_at = ?, ends_at = ? WHERE id = ?",
+            "UPDATE incidents SET collect = ?, starts_at = ?, ends_at = ?, has_claimed = 0 WHERE id = ?",
             (to_json(incident.collect), incident.starts_at, incident.ends_at, incident.id),
         )
+        change.has_incidents = True
         return incident
     incident = incidents.opened(opening, incident_id=new_id(now), now=now)
     change.db.execute(
@@ -216,6 +228,27 @@ def _is_ordered(change: Change, order: Order) -> bool:
         (order.incident,),
     )
     return any(_is_alike(row, order) for row in there)
+
+
+def is_replaced(change: Change, delivery: int) -> bool:
+    """Whether what this one was to open at a destination was asked for again after it was given up: not twice."""
+    row = change.db.execute("SELECT * FROM deliveries WHERE id = ? AND opens <> ''", (delivery,)).fetchone()
+    if row is None or not row["incident"]:
+        return False
+    given_up = delivery_from(row, "")
+    return _is_ordered(
+        change,
+        Order(
+            destination=given_up.destination,
+            action=given_up.action,
+            priority=given_up.priority,
+            rule=given_up.rule,
+            arguments=given_up.arguments,
+            then=given_up.then,
+            incident=given_up.incident,
+            is_tied=True,
+        ),
+    )
 
 
 def _missing(change: Change, seq: int, orders: Sequence[Order]) -> list[Order]:

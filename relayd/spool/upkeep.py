@@ -52,8 +52,10 @@ def retry_all(change: Change, destination: str, after: int, *, now: float) -> tu
 
 
 def _revive(change: Change, rows: Sequence[sqlite3.Row], now: float) -> int:
-    able = [row for row in rows if row["has_content"]]
+    able = [row for row in rows if row["has_content"] and not tying.is_replaced(change, row["id"])]
     for row in able:
+        if _is_pending(change, row["id"]):
+            continue  # it came back with what it waits for
         move_delivery(change, row, State.PENDING, reason="to be tried again, by hand", now=now)
         change.db.execute("UPDATE deliveries SET due_at = ?1, owed_since = ?1 WHERE id = ?2", (now, row["id"]))
         change.hints.add(row["destination"])
@@ -62,6 +64,11 @@ def _revive(change: Change, rows: Sequence[sqlite3.Row], now: float) -> int:
     for item in {row["item"] for row in able}:
         settle(change, item, now=now)
     return len(able)
+
+
+def _is_pending(change: Change, delivery: int) -> bool:
+    row = change.db.execute("SELECT state FROM deliveries WHERE id = ?", (delivery,)).fetchone()
+    return bool(row["state"] == State.PENDING)
 
 
 def drop(change: Change, item_ids: Sequence[str], *, now: float) -> int:

@@ -11,6 +11,10 @@ from click.testing import CliRunner, Result
 
 from relayd.cli import main
 
+NEEDS_REPORT = (
+    "needs the report_id of an incident, and no rule with `incident` delivers"
+    ' { to = "room", action = "report" }: it is not sent'
+)
 CONTRACT = Path(__file__).parent / "config_samples" / "contract.toml"
 GOOD = """\
 [device]
@@ -76,8 +80,7 @@ def test_check_says_what_is_there_and_leaves_with_0(settings: Path) -> None:
         "sources: front (folder)",
         "destinations: disk (folder), room (sayvu), vms (watcher)",
         "rules: copy, big",
-        f"{settings}:36: rule.big.deliver[1]: needs the report_id of an incident, and no rule with `incident`"
-        ' delivers { to = "room", action = "report" }: it is not sent',
+        f"{settings}:36: rule.big.deliver[1]: {NEEDS_REPORT}",
     ]
 
 

@@ -12,11 +12,14 @@ CREATE TABLE incidents (
     ends_at      REAL NOT NULL, -- up to here; moves with each further item under the key
     closed_at    REAL, -- NULL while it is open
     close_reason TEXT NOT NULL DEFAULT '', -- why it closed, in words
-    remote       TEXT NOT NULL DEFAULT '{}' -- JSON object: destination → what it calls this incident (report_id, …)
+    remote       TEXT NOT NULL DEFAULT '{}', -- JSON object: destination → what it calls this incident (report_id, …)
+    has_claimed  INTEGER NOT NULL DEFAULT 0 CHECK (has_claimed IN (0, 1)) -- whether what came before it opened was looked through
 ) STRICT;
 
 -- One open incident under a key.
 CREATE UNIQUE INDEX incidents_open ON incidents (key) WHERE closed_at IS NULL;
+-- Which ones still have to look through what came before.
+CREATE INDEX incidents_claiming ON incidents (seq) WHERE has_claimed = 0;
 -- Which ones an item may belong to, and which are due to close.
 CREATE INDEX incidents_span ON incidents (ends_at);
 
