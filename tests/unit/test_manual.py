@@ -14,7 +14,7 @@ from relayd.broker import BrokerConfig
 from relayd.cli import COMMANDS, main
 from relayd.config.reading import SINGLE
 from relayd.links import LinkConfig
-from relayd.rules import IncidentConfig, RuleConfig
+from relayd.rule_config import IncidentConfig, RuleConfig
 from tools import manual
 
 COMMANDS_PAGE = manual.commands_page()
