@@ -30,6 +30,7 @@ from relayd.memory import Notes
 from relayd.model import DestinationView, Device
 from relayd.operations import Operations, Parts, paused_note
 from relayd.reporter import Reporter
+from relayd.rule_config import OWN_HEALTH
 from relayd.settled import Settled
 from relayd.sources.base import Source
 from relayd.sources.own_health import OwnHealth
@@ -209,8 +210,8 @@ class App:
         for name, source in built.items():
             if name in counters.sources:
                 source.silence.resume(counters.sources[name].last_at)
-        if rules.compile_rules(loaded.config.rule).takes_from(rules.OWN_HEALTH):
-            built[rules.OWN_HEALTH] = OwnHealth(self._spool, self._lookout)
+        if rules.compile_rules(loaded.config.rule).takes_from(OWN_HEALTH):
+            built[OWN_HEALTH] = OwnHealth(self._spool, self._lookout)
         return built
 
     def _report_to_fleet(self, brokers: Mapping[str, Broker]) -> Reporter | None:

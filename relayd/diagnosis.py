@@ -15,7 +15,7 @@ from relayd import clock
 from relayd.broker import BrokerView
 from relayd.faults import Fault, HealthConfig, title
 from relayd.model import CameraView, DestinationView, SourceView
-from relayd.rules import OWN_HEALTH
+from relayd.rule_config import OWN_HEALTH
 from relayd.spool import DestinationCounters, Room, SourceCounters, Spool, SpoolCounters
 
 Overall = Literal["ok", "degraded", "fault"]

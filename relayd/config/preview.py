@@ -90,7 +90,7 @@ def item_of_message(config: Config, source: str | None, topic: str | None, paylo
     return Item(
         id=ID_LATER,
         source=name,
-        name=(topic or "message") if name != rules.OWN_HEALTH else _title(content),
+        name=(topic or "message") if name != OWN_HEALTH else _title(content),
         kind=Kind.MESSAGE,
         content_type="application/json",
         size_bytes=len(content),

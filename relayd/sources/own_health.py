@@ -20,7 +20,7 @@ from relayd.errors import SpoolError, SpoolFull
 from relayd.faults import SCHEMA, Standing, Turn, after, title, turns
 from relayd.lookout import Lookout
 from relayd.model import Arrival, Capture, Finding, Kind, Known, Origin, SourceView
-from relayd.rules import OWN_HEALTH
+from relayd.rule_config import OWN_HEALTH
 from relayd.sources.base import Ledger, Put, Source, SourceConfig
 from relayd.sources.silence import Silence
 

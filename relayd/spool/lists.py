@@ -161,7 +161,8 @@ def is_owed_more(db: sqlite3.Connection, destination: str, besides: tuple[str, C
     marks = ",".join("?" * len(names))
     row = db.execute(
         "SELECT 1 FROM deliveries INDEXED BY deliveries_due JOIN items ON items.seq = deliveries.item"  # noqa: S608
-        f" WHERE deliveries.state = 'pending' AND destination = ? AND NOT (source = ? AND name IN ({marks})) LIMIT 1",
+        " WHERE deliveries.state = 'pending' AND waits_for = '' AND destination = ?"
+        f" AND NOT (source = ? AND name IN ({marks})) LIMIT 1",
         (destination, source, *names),
     ).fetchone()
     return row is not None

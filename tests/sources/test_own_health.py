@@ -17,7 +17,8 @@ from relayd.intake import Intake
 from relayd.lookout import Lookout
 from relayd.model import Capture, Device, Item
 from relayd.reports import FaultMessage
-from relayd.rules import RuleConfig, compile_rules
+from relayd.rule_config import RuleConfig
+from relayd.rules import compile_rules
 from relayd.sources.base import Put
 from relayd.sources.own_health import OwnHealth
 from relayd.spool import Spool
