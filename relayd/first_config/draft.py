@@ -19,7 +19,7 @@ from relayd.broker import BrokerConfig
 from relayd.config import Loaded, load_text
 from relayd.config.reading import SINGLE
 from relayd.config.words import toml_text
-from relayd.rules import RuleConfig
+from relayd.rule_config import RuleConfig
 
 LONGEST_COMMENT = 110
 SINGLES = ("device", "spool", "fleet")

@@ -10,7 +10,7 @@ from relayd.broker_filters import is_filter
 from relayd.first_config.console import Console, text
 from relayd.first_config.draft import Draft, free_name
 from relayd.first_config.fill_in import ask_arguments
-from relayd.rules import KNOWN
+from relayd.rule_config import KNOWN
 from relayd.templates import faults_of_condition
 
 MEDIA = {
