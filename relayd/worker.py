@@ -180,15 +180,21 @@ class Worker:
         )
 
     async def _until_due_seconds(self, least_urgent: Priority) -> float:
-        now = clock.now()
+        now, out = clock.now(), frozenset(self._out)
         due_at = await self._spool.next_due(
             self.name,
             now=now,
             longest_backoff=self._backoff.cap_seconds,
-            exclude=self._out.keys(),
+            exclude=out,
             least_urgent=least_urgent,
         )
-        return LOOK_AGAIN_SECONDS if due_at is None else min(max(due_at - now, 0.0), LOOK_AGAIN_SECONDS)
+        if due_at is not None:
+            return min(max(due_at - now, 0.0), LOOK_AGAIN_SECONDS)
+        if not out and self._pause is not None and not self._pause.is_fault:
+            # What it was owed has expired or was dropped: nothing will probe it, so nothing is known of it any more.
+            self._log.info("%s is owed nothing any more: its pause is over", self.name)
+            self._pause, self._was_heard_of = None, False
+        return LOOK_AGAIN_SECONDS
 
     async def _wait(self, seconds: float) -> None:
         try:
@@ -332,7 +338,7 @@ class Worker:
         delivery = begun.delivery
         words = (begun.item.id, printable(begun.item.name), self.name, delivery.attempts, verdict.reason)
         if verdict.ends_as is not None:
-            self._log.warning("%s (%s) is dead for %s after %d attempts: %s", *words)
+            self._log.warning("%s (%s) is %s for %s after %d attempts: %s", *words[:2], verdict.ends_as, *words[2:])
         elif verdict.is_unexpected and delivery.attempts == 1:
             self._log.error("%s (%s) failed at %s, attempt %d: %s", *words, exc_info=error)
         elif verdict.outcome is Outcome.NOT_READY and delivery.attempts == 1:

@@ -11,7 +11,17 @@ import pytest
 
 from relayd import clock
 from relayd.destinations.base import Attempt
-from relayd.errors import LoginRefused, NotAllowed, NotReady, Rejected, Rewind, SpoolFull, TryAgain, Unavailable
+from relayd.errors import (
+    LoginRefused,
+    NotAllowed,
+    NotReady,
+    Rejected,
+    Rewind,
+    SpoolFull,
+    TooLate,
+    TryAgain,
+    Unavailable,
+)
 from relayd.journal import Calm
 from relayd.model import Order, Priority, Receipt
 from relayd.worker import BACKLOG_TURN
@@ -202,6 +212,30 @@ async def test_the_pause_of_one_destination_is_not_noticed_by_another(it: Stage)
     it.start(well)
     await it.until(lambda: it.spool.counters.destinations["well"].delivered == 5, "the well one got all")
     assert it.spool.counters.destinations["dead"].pending == 5
+
+
+async def test_what_is_too_late_expires_untried_and_says_nothing_of_the_destination(
+    it: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="relayd.worker")
+    is_late = False
+
+    async def away_until_it_is_too_late(_: Attempt) -> Receipt:
+        if is_late:
+            raise TooLate("20 s old")
+        raise Unavailable("nobody there")
+
+    there = Played("there", away_until_it_is_too_late)
+    worker = it.start(there)
+    item = await it.put("move the camera")
+    await it.until(lambda: worker.view().state == "waiting", "it pauses")
+    is_late = True
+    await it.until(lambda: it.spool.counters.expired == 1, "it expires")
+    assert await it.state(item) == "expired"
+    await it.until(lambda: worker.view().state == "ok", "nothing is owed, so nothing is waited for")
+    assert not worker.view().is_known
+    assert "answers again" not in caplog.text
+    assert "is expired for there" in caplog.text
 
 
 async def test_a_nudge_ends_a_long_pause(it: Stage) -> None:
