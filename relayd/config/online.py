@@ -25,7 +25,7 @@ LONGEST_SECONDS = 90.0
 async def try_everything(config: Config) -> AsyncIterator[Finding]:
     """One finding after another: clock, disk, sources, destinations."""
     yield _clock()
-    yield _disk(config.spool)
+    yield try_spool(config.spool)
     surroundings = surroundings_of(config)
     for name in surroundings.brokers:
         for finding in await try_broker(config, name, surroundings):
@@ -116,7 +116,7 @@ def _clock() -> Finding:
     return Finding(subject="clock", is_good=True, text=f"synchronized, it is {now}")
 
 
-def _disk(config: SpoolConfig) -> Finding:
+def try_spool(config: SpoolConfig) -> Finding:
     """The spool's folder, or where it would be made."""
     place = config.path
     while not place.exists() and place != place.parent:

@@ -18,6 +18,7 @@ from typing import Any
 
 from relayd import destinations, smallfiles
 from relayd.broker import BrokerConfig
+from relayd.config.merge import MAIN_FILE
 from relayd.config.named import secrets_in
 from relayd.config.sections import DeviceConfig
 from relayd.config.words import validate
@@ -27,6 +28,7 @@ from relayd.first_config.cameras import ask_cameras, name_checked
 from relayd.first_config.console import Console
 from relayd.first_config.draft import KINDS, Draft, free_name
 from relayd.first_config.fill_in import fill_in
+from relayd.first_config.room import ask_room
 from relayd.first_config.trial import try_out
 from relayd.first_config.vault import Vault
 from relayd.first_config.wishes import ask_files, ask_panic
@@ -62,6 +64,7 @@ def interview(console: Console, output: Path, account: Account | None) -> Writte
     draft, missing = Draft(), list[Path]()
     console.say(GREETING)
     _ask_device(console, draft)
+    ask_room(console, draft, output, is_system=output == MAIN_FILE)
     _ask_brokers(console, vault, draft)
     ask_cameras(console, vault, draft, missing)
     _ask_destinations(console, vault, draft)

@@ -21,6 +21,7 @@ from relayd import destinations
 from relayd.cli import main
 from relayd.first_config import interview
 from relayd.first_config.console import Console
+from relayd.spool import SpoolConfig
 from tests.broker.mosquitto import Mosquitto, free_port
 from tests.first_hour.conftest import BROKER_PASSWORD, BROKER_USER
 from tests.first_hour.terminal import Terminal
@@ -313,6 +314,31 @@ def test_a_question_mark_explains(output: Path) -> None:
     result = from_a_pipe(output, ["?", "amb-1", "", "", "", "", "", "done", "y"])
     assert "Unique in the fleet" in result.output
     assert result.exit_code == 0
+
+
+def test_a_disk_on_which_the_defaults_do_not_fit_is_said_and_limits_that_fit_are_proposed(
+    output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to mount a small disk")
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=50M", "tmpfs", str(small)], check=True)
+    try:
+        monkeypatch.setattr(SpoolConfig.model_fields["path"], "default", small / "relayd")
+        SpoolConfig.model_rebuild(force=True)
+        answers = ["amb-1", "", "", "", "change", "", "1 apple", "", "", "", "", "done", "y"]
+        result = from_a_pipe(output, answers)
+        assert result.exit_code == 0, result.output
+        assert "FAILED the spool: no room" in " ".join(result.output.split())
+        assert "not a size" in result.output
+        spool = tomllib.loads(output.read_text())["spool"]
+        assert re.fullmatch(r"\d\dMB", spool["max_size"])
+        assert check(output, "--online", "--json").stdout.count('"subject": "spool",\n      "ok": true') == 1
+    finally:
+        monkeypatch.undo()
+        SpoolConfig.model_rebuild(force=True)
+        subprocess.run(["umount", str(small)], check=True)
 
 
 # --- nothing behind
