@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from relayd import clock, destinations, sources
@@ -62,6 +62,18 @@ async def try_destination(config: Config, name: str, surroundings: Surroundings)
     destination = destinations.build(name, config.destination[name], surroundings)
     try:
         return await _tried(f"destination {name}", destination.check())
+    finally:
+        await destination.close()
+
+
+async def words_at(config: Config, name: str, surroundings: Surroundings) -> Mapping[str, Sequence[str]]:
+    """Argument → what the destination knows to choose from; nothing where it cannot be asked."""
+    destination = destinations.build(name, config.destination[name], surroundings)
+    try:
+        async with asyncio.timeout(LONGEST_SECONDS):
+            return await destination.words()
+    except (RelaydError, OSError):  # TimeoutError is one
+        return {}
     finally:
         await destination.close()
 

@@ -225,6 +225,10 @@ class Destination(ABC):
         """The cameras that this destination looks after, for the status and `relayd cameras`; no I/O."""
         return ()
 
+    async def words(self) -> Mapping[str, Sequence[str]]:
+        """Argument → the words that the far side takes for it, for `relayd init`. Raises DeliveryError."""
+        return {}
+
     async def close(self) -> None:
         """Close connections. Called once, when the last attempt has ended."""
         return

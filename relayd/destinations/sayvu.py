@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import quote
 
@@ -76,6 +76,10 @@ class SayVU(Destination):
         """Name, TCP, TLS, and the list of categories with the key."""
         remedy = "compare api_key, url and categories_path with what the vendor's support gave"
         return await httpcheck.findings(self.name, self._client, self._look, remedy=remedy)
+
+    async def words(self) -> Mapping[str, Sequence[str]]:
+        """The categories, and the subcategories that a name alone is enough for."""
+        return {"category": sayvu_api.names(await self._list())}
 
     async def close(self) -> None:
         await self._client.close()

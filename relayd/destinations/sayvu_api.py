@@ -166,6 +166,15 @@ def ids(category: int, subcategory: int | None) -> dict[str, JSON]:
     )
 
 
+def names(known: Sequence[Category]) -> list[str]:
+    """Every name that `look_up` understands by itself: categories, then subcategories that are called like no other."""
+    below = [one.text for above in known for one in above.children]
+    listed = [one.text for one in known]
+    taken = {_folded(text) for text in listed}
+    folded = [_folded(text) for text in below]
+    return [*listed, *(text for text in below if folded.count(_folded(text)) == 1 and _folded(text) not in taken)]
+
+
 def look_up(known: Sequence[Category], category: int | str, subcategory: int | str | None) -> dict[str, JSON]:
     """The ids of names, without regard to case; the name of one subcategory stands for the category above it too.
     Raises Rejected with the nearest names."""

@@ -68,7 +68,7 @@ def interview(console: Console, output: Path, account: Account | None) -> Writte
     _ask_brokers(console, vault, draft)
     ask_cameras(console, vault, draft, missing)
     _ask_destinations(console, vault, draft)
-    ask_panic(console, draft)
+    ask_panic(console, vault, draft)
     ask_files(console, draft)
     return _finish(console, vault, draft, missing, output, account if is_root else None)
 

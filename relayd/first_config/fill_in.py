@@ -64,17 +64,26 @@ def fill_in(
 
 
 def ask_arguments(
-    console: Console, model: type[BaseModel], more: Sequence[str], defaults: Mapping[str, str]
+    console: Console,
+    model: type[BaseModel],
+    more: Sequence[str],
+    defaults: Mapping[str, str],
+    words: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
-    """What an action must be given; its texts may be templates."""
+    """What an action must be given; its texts may be templates. `words` is what the far side lets one choose from."""
     found: dict[str, Any] = {}
     for key, field in model.model_fields.items():
         if not field.is_required() and key not in more:
             continue
+        if words.get(key):
+            found[key] = console.choose(key, [(word, "") for word in words[key]])
+            continue
 
         def checked(answer: str, key: str = key, field: FieldInfo = field) -> Any:
             value = _typed(answer, field)
-            if not answer and not field.is_required():
+            if not answer:
+                if field.is_required():
+                    raise ValueError(f"this is needed: {comment_of(field.description)}")
                 return None
             if not is_template(answer):
                 _raise_first(validate(model, {**found, key: value}, ())[1], key)

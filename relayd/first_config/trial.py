@@ -6,12 +6,12 @@ Promises: one line for what works, one for each thing that does not, with its re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from relayd import destinations, sources
-from relayd.config.online import surroundings_of, try_broker, try_destination, try_source
+from relayd.config.online import surroundings_of, try_broker, try_destination, try_source, words_at
 from relayd.config.sections import Config
 from relayd.errors import ConfigError
 from relayd.files import printable
@@ -57,6 +57,18 @@ def _works(console: Console, vault: Vault, draft: Draft, kind: str, name: str) -
     if not bad:
         console.say(f"ok {printable('; '.join(one.text for one in found)) or name}", indent=2)
     return not bad
+
+
+def words_of(vault: Vault, draft: Draft, name: str) -> Mapping[str, Sequence[str]]:
+    """What the destination lets one choose from, by argument; nothing where it does not work yet."""
+    try:
+        config = draft.alone("destination", name).load(TRIED_AS).config
+    except ConfigError:
+        return {}
+    if destinations.is_planned(config.destination[name].type):
+        return {}
+    with vault.open():
+        return asyncio.run(words_at(config, name, surroundings_of(config)))
 
 
 async def _findings(config: Config, kind: str, name: str) -> list[Finding]:

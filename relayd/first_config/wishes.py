@@ -10,6 +10,8 @@ from relayd.broker_filters import is_filter
 from relayd.first_config.console import Console, text
 from relayd.first_config.draft import Draft, free_name
 from relayd.first_config.fill_in import ask_arguments
+from relayd.first_config.trial import words_of
+from relayd.first_config.vault import Vault
 from relayd.rule_config import KNOWN
 from relayd.templates import faults_of_condition
 
@@ -41,7 +43,6 @@ TEXTS = {
     "text": "Panic button in {{ device.name }}",
     "body": "Panic button in {{ device.name }}",
     "name": "Panic button in {{ device.name }}",
-    "category": "Violence",
 }
 MEDIA_TOPIC = "cameras/{{ device.id }}/{{ item.source }}"
 PANIC = "panic"
@@ -67,7 +68,7 @@ def ask_files(console: Console, draft: Draft) -> None:
             draft.rule.append({"name": rule[:64], "from": [source], "deliver": deliver})
 
 
-def ask_panic(console: Console, draft: Draft) -> None:
+def ask_panic(console: Console, vault: Vault, draft: Draft) -> None:
     """A button that reports by MQTT: what it sets off, and the incident that ties the pictures to it."""
     options = list(_for_messages(draft))
     if not draft.broker or not console.confirm(
@@ -92,14 +93,16 @@ def ask_panic(console: Console, draft: Draft) -> None:
     if is_incident:
         key = f"{PANIC}-{{{{ device.id }}}}"
         rule["incident"] = {"key": key, "collect": folders, "before": "60s", "after": "10m"}
-    chosen = _chosen_actions(console, draft, options)
+    chosen = _chosen_actions(console, vault, draft, options)
     if chosen or is_incident:
         draft.rule.insert(0, {**rule, "deliver": chosen})
     if is_incident and folders:
         _pictures(console, draft, folders)
 
 
-def _chosen_actions(console: Console, draft: Draft, options: list[tuple[str, str]]) -> list[dict[str, Any]]:
+def _chosen_actions(
+    console: Console, vault: Vault, draft: Draft, options: list[tuple[str, str]]
+) -> list[dict[str, Any]]:
     if not options:
         console.say("No destination here can tell anybody of it.")
         return []
@@ -108,7 +111,7 @@ def _chosen_actions(console: Console, draft: Draft, options: list[tuple[str, str
     for word in chosen:
         name, action = word.split(" ", 1)
         model = destinations.models(draft.destination[name]["type"]).actions[action]
-        arguments = ask_arguments(console, model, MORE.get(action, ()), TEXTS)
+        arguments = ask_arguments(console, model, MORE.get(action, ()), TEXTS, words_of(vault, draft, name))
         deliver.append({**_delivery(draft, name, action), **arguments})
     return deliver
 

@@ -186,6 +186,15 @@ async def test_categories_are_asked_for_once_and_again_for_a_name_that_is_not_th
     assert len(sandbox.reports) == 3
 
 
+async def test_each_word_that_it_lets_one_choose_from_makes_a_report(tmp_path: Path) -> None:
+    async with played(tmp_path) as (sandbox, relay):
+        offered = (await relay.destination.words())["category"]
+        assert len(offered) > 2
+        for word in offered:
+            assert isinstance(await tried(relay, category=word), Receipt), word
+    assert len({json.dumps(report.body["category"]) for report in sandbox.reports.values()}) == len(offered)
+
+
 # --- a report in doubt
 
 

@@ -116,7 +116,8 @@ def test_a_technician_at_a_terminal_gets_a_configuration_that_works(
         terminal.until("ok ")
         terminal.answer("Kind", "done")
         answer_all(terminal, [("panic button", "y"), ("Its topic", ""), ("means pressed", ""), ("incident", "y")])
-        answer_all(terminal, [("set off", "control-room report"), ("category", ""), ("description", "")])
+        answer_all(terminal, [("set off", "control-room report"), ("category", "Vehicle"), ("description", "")])
+        assert "1) Security" in terminal.screen  # as the control center lists them
         terminal.answer("pictures of an incident", "")
         terminal.answer("Send everything from front-camera", "")
         terminal.answer("Write", "")
@@ -223,17 +224,14 @@ def test_each_type_of_destination_can_be_asked_for_and_what_comes_out_is_good(
         r"^phone_number": "+4512345678",
         r"^(to_)?email": "someone@example.org",
         r"^user_id": "1",
+        r"^category": "1",
     }
     responder = Responder(answers)
-    draft_of(responder, output)
+    interview(Console(responder, responder), output, None)  # type: ignore[arg-type]
     assert check(output).exit_code == 0, output.read_text()
     written = tomllib.loads(output.read_text())
     assert [section["type"] for section in written["destination"].values()] == [kind]
     assert SECRET not in output.read_text() + responder.shown
-
-
-def draft_of(responder: Responder, output: Path) -> None:
-    interview(Console(responder, responder), output, None)  # type: ignore[arg-type]
 
 
 # --- wrong answers
@@ -339,6 +337,23 @@ def test_a_disk_on_which_the_defaults_do_not_fit_is_said_and_limits_that_fit_are
         monkeypatch.undo()
         SpoolConfig.model_rebuild(force=True)
         subprocess.run(["umount", str(small)], check=True)
+
+
+def test_words_that_the_far_side_cannot_be_asked_for_are_typed(output: Path, mosquitto: Mosquitto) -> None:
+    answers: dict[str, str | list[str]] = {
+        r"^Address of a broker": [mosquitto.url, ""],
+        r"^User name there": BROKER_USER,
+        r"^Kind": ["sayvu", "done"],
+        r"^url": f"http://127.0.0.1:{free_port()}",
+        r"^Place": "file",
+        r"^the password": BROKER_PASSWORD,
+        r"is not shown": "ak_x",
+        r"^What now": "keep",
+        r"^category \(for example": ["", "Medical"],
+    }
+    responder = Responder(answers)
+    interview(Console(responder, responder), output, None)  # type: ignore[arg-type]
+    assert tomllib.loads(output.read_text())["rule"][0]["deliver"][0]["category"] == "Medical"
 
 
 # --- nothing behind
