@@ -22,6 +22,23 @@ LATEST_AHEAD_SECONDS = 86_400.0
 """A time further in the future than this was read from a clock that has been put back since."""
 
 
+_DISPENSABLE = "?"
+
+
+def dispensable(need: str) -> str:
+    """The need in a form that says: waited for only as long as something in the incident may bring it."""
+    return need + _DISPENSABLE
+
+
+def is_dispensable(need: str) -> bool:
+    return need.endswith(_DISPENSABLE)
+
+
+def bare(need: str) -> str:
+    """The need without that mark: the remote id that it names."""
+    return need.removesuffix(_DISPENSABLE)
+
+
 def opened(opening: Opening, *, incident_id: str, now: float) -> Incident:
     """A new incident, from `before` ago to `after` from now."""
     return Incident(

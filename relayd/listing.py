@@ -11,6 +11,7 @@ from typing import Any
 
 from relayd.clock import rfc3339
 from relayd.files import printable
+from relayd.incidents import bare
 from relayd.model import CameraView, Delivery, DestinationView, Item, Outcome, State
 from relayd.spool import AttemptRecord, DeliveryDetail, IncidentSummary, ItemDetail, ItemSummary, QuarantinedFile
 
@@ -122,7 +123,7 @@ def _delivery(delivery: Delivery) -> dict[str, Any]:
         "reason": delivery.reason,
         "due_at": rfc3339(delivery.due_at) if delivery.state is State.PENDING else None,
         "incident": delivery.incident or None,
-        "waits_for": list(delivery.waits_for),
+        "waits_for": [bare(need) for need in delivery.waits_for],
     }
 
 
@@ -219,7 +220,7 @@ def _waiting(one: DeliveryDetail, view: DestinationView | None, now: float) -> s
 
 def _remote_id(need: str) -> str:
     """`the report_id from control-room`"""
-    destination, _, name = need.rpartition(".")
+    destination, _, name = bare(need).rpartition(".")
     return f"the {name} from {destination}" if destination else f"the {name}"
 
 

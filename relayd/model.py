@@ -182,8 +182,9 @@ class Order:
     `arguments` are kept as written: text fields are templates, filled in when the delivery is tried.
     `then` holds follow-up orders, created in the transaction that stores this delivery's receipt. `incident` is the id
     of the incident it belongs to, else empty. `needs` names remote ids of that incident without which it cannot be
-    tried: `DESTINATION.NAME` for one that this destination gives, `NAME` for one from anywhere. `opens` are the receipt
-    fields that become remote ids of the incident. `is_tied` says that it is another one for each incident of its item.
+    tried: `DESTINATION.NAME` for one that this destination gives, `NAME` for one from anywhere; with a `?` at its
+    end it is only waited for while something in the incident may bring it. `opens` are the receipt fields that become
+    remote ids of the incident. `is_tied` says that it is another one for each incident of its item.
     """
 
     destination: str

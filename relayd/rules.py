@@ -290,7 +290,8 @@ def _tied(order: Order, incident: str) -> Order:
 
 def _is_held(order: Order) -> bool:
     """Without an incident there is nothing that this could be sent to."""
-    return any(need.startswith(f"{order.destination}.") for need in order.needs)
+    own = f"{order.destination}."
+    return any(need.startswith(own) and not incidents.is_dispensable(need) for need in order.needs)
 
 
 def _merged(orders: Iterable[Order]) -> tuple[Order, ...]:

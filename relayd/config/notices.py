@@ -12,6 +12,7 @@ from relayd import __version__, destinations, sources
 from relayd.cage import TemplateError
 from relayd.config.locate import Path
 from relayd.config.reading import Sections
+from relayd.incidents import is_dispensable
 from relayd.rule_config import DeliverConfig, RuleConfig
 from relayd.templates import fields_used
 
@@ -82,7 +83,9 @@ def _needs_that_nothing_meets(sections: Sections) -> Iterator[Notice]:
     for index, rule in sections.rule.items():
         for position, entry in enumerate(rule.deliver):
             need = _models(sections, entry.to).needs.get(entry.action or "")
-            if need is not None and not entry.arguments.get(need) and (entry.to, need) not in asked:
+            if need is None or is_dispensable(need) or entry.arguments.get(need):
+                continue
+            if (entry.to, need) not in asked:
                 opener = next(a for a, names in _models(sections, entry.to).opens.items() if need in names)
                 asking = f'{{ to = "{entry.to}", action = "{opener}" }}'
                 yield (
@@ -92,7 +95,7 @@ def _needs_that_nothing_meets(sections: Sections) -> Iterator[Notice]:
 
 
 def _models(sections: Sections, name: str) -> destinations.Models:
-    return destinations.models(sections.destination[name].type)
+    return destinations.wired(sections.destination[name])
 
 
 def _all_of(entries: Iterable[DeliverConfig]) -> Iterator[DeliverConfig]:

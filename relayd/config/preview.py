@@ -178,7 +178,9 @@ def _delivery(
         "arguments": arguments,
         "error": error,
         "note": f"this version keeps deliveries to type {kind} and does not send them yet" if is_planned else None,
-        "waits_for": list(order.needs),
+        "waits_for": [
+            incidents.bare(need) for need in order.needs if order.incident or not incidents.is_dispensable(need)
+        ],
         "then": [_delivery(config, follower, item, device, incident, following) for follower in order.then],
     }
 

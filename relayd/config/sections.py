@@ -113,7 +113,7 @@ def _host_name() -> str:
 
 def wires_of(config: Config) -> dict[str, Wires]:
     """How the actions of each destination hang together with incidents."""
-    return {name: destinations.models(section.type) for name, section in config.destination.items()}
+    return {name: destinations.wired(section) for name, section in config.destination.items()}
 
 
 def brokers_of(config: Config) -> dict[str, Broker]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import BaseModel
 
 from relayd.destinations.base import Destination, DestinationConfig
+from relayd.incidents import dispensable
 from relayd.surroundings import Surroundings
 
 TYPES: Mapping[str, str] = {
@@ -46,6 +47,7 @@ class Models:
     receipt: frozenset[str] | None
     opens: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     needs: Mapping[str, str] = field(default_factory=dict)
+    spares: Mapping[str, str] = field(default_factory=dict)
 
 
 def is_planned(type_name: str) -> bool:
@@ -71,7 +73,16 @@ def models(type_name: str) -> Models:
         receipt=built.receipt_fields,
         opens=built.opens,
         needs=built.needs,
+        spares=built.spares,
     )
+
+
+def wired(section: DestinationConfig) -> Models:
+    """The models of a section's type, with `needs` as this section has them: what it has a spare for is dispensable."""
+    found = models(section.type)
+    spared = {action for action, option in found.spares.items() if getattr(section, option) is not None}
+    needs = {action: dispensable(need) if action in spared else need for action, need in found.needs.items()}
+    return replace(found, needs=needs)
 
 
 def build(name: str, config: DestinationConfig, surroundings: Surroundings) -> Destination:

@@ -201,6 +201,10 @@ class Destination(ABC):
     needs: ClassVar[Mapping[str, str]] = {}
     """Action → the remote id of the incident without which it cannot be tried, unless it is given as an argument."""
 
+    spares: ClassVar[Mapping[str, str]] = {}
+    """Action → the option of the section that, where it is set, stands in for what the action `needs`: then it is sent
+    outside of incidents too, and within one it waits only for what something in the incident may still bring."""
+
     name: str
 
     @abstractmethod

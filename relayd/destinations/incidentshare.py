@@ -49,6 +49,7 @@ class IncidentShare(Destination):
     receipt_fields = frozenset({"stream_id", "id"})
     opens: ClassVar = {"sms": ("stream_id",), "email": ("stream_id",)}
     needs: ClassVar = {"media": "stream_id"}
+    spares: ClassVar = {"media": "stream_id"}
 
     def __init__(self, name: str, config: IncidentShareConfig, surroundings: Surroundings | None = None) -> None:
         self.name = name

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from relayd.incidents import remote_names
+from relayd.incidents import bare, is_dispensable, remote_names
 from relayd.model import JSON, Fields, Kind, Order, Priority, State
 from relayd.spool.change import Change, destination_subject
 from relayd.spool.limits import on_disk
@@ -42,7 +42,8 @@ def create_deliveries(
     kind = change.db.execute("SELECT kind FROM items WHERE seq = ?", (item,)).fetchone()["kind"]
     known = {order.incident: _known(change, order.incident) for order in orders if order.needs}
     for order in orders:
-        waits_for = set(order.needs) - known[order.incident] if order.needs and order.incident else set()
+        is_waiting = order.needs and order.incident
+        waits_for = _unmet(order.needs, known[order.incident]) if is_waiting else set()
         change.db.execute(
             "INSERT INTO deliveries (item, destination, action, rule, priority, state, created_at, owed_since, due_at,"
             " arguments, follow_ups, parent_receipt, incident, waits_for, opens, lane)"
@@ -147,19 +148,13 @@ def give_remote(change: Change, row: sqlite3.Row, receipt: Fields, *, now: float
     change.db.execute("UPDATE incidents SET remote = ? WHERE id = ?", (to_json(remote), row["incident"]))
     known = remote_names(remote)
     for waiting in _waiting(change, row["incident"]):
-        still = set(names_from(waiting["waits_for"])) - known
-        change.db.execute(
-            "UPDATE deliveries SET waits_for = ?, due_at = ?, reason = '' WHERE id = ?",
-            (names_to_column(still), now, waiting["id"]),
-        )
-        if not still:
-            change.hints.add(waiting["destination"])
+        _wait_for(change, waiting, _unmet(names_from(waiting["waits_for"]), known), now=now)
     bereave(change, row["incident"], now=now)
 
 
 def bereave(change: Change, incident: str, *, now: float) -> None:
     """End what waits for a remote id that nothing in the incident can bring any more: what would have brought it has
-    ended without, or the incident is closed."""
+    ended without, or the incident is closed. What can do without it goes on at once."""
     waiting = _waiting(change, incident)
     if not waiting:
         return
@@ -167,8 +162,11 @@ def bereave(change: Change, incident: str, *, now: float) -> None:
     is_closed = row is None or row["closed_at"] is not None
     orphans = []
     for delivery in waiting:
-        lacking = [name for name in names_from(delivery["waits_for"]) if not _may_come(change, incident, name)]
-        reasons = [_why_never(change, incident, name, is_closed=is_closed) for name in lacking]
+        needs = names_from(delivery["waits_for"])
+        lacking = {need for need in needs if not _may_come(change, incident, bare(need))}
+        if spared := {need for need in lacking if is_dispensable(need)}:
+            _wait_for(change, delivery, set(needs) - spared, now=now)
+        reasons = [_why_never(change, incident, need, is_closed=is_closed) for need in sorted(lacking - spared)]
         reason = next((reason for reason in reasons if reason), None)
         if reason is not None:
             orphans.append((delivery, reason))
@@ -214,13 +212,27 @@ def _waiting(change: Change, incident: str) -> list[sqlite3.Row]:
     ).fetchall()
 
 
+def _wait_for(change: Change, row: sqlite3.Row, needs: Collection[str], *, now: float) -> None:
+    """These are what a waiting delivery still lacks; without any it is due."""
+    change.db.execute(
+        "UPDATE deliveries SET waits_for = ?, due_at = ?, reason = '' WHERE id = ?",
+        (names_to_column(needs), now, row["id"]),
+    )
+    if not needs:
+        change.hints.add(row["destination"])
+
+
+def _unmet(needs: Iterable[str], known: Collection[str]) -> set[str]:
+    return {need for need in needs if bare(need) not in known}
+
+
 def _may_come(change: Change, incident: str, need: str) -> bool:
     rows = change.db.execute(
         "SELECT destination, opens, follow_ups, waits_for FROM deliveries"
         " WHERE incident = ? AND incident <> '' AND state = 'pending' AND (opens <> '' OR follow_ups <> '[]')",
         (incident,),
     )
-    return any(need in _brings(row) and need not in names_from(row["waits_for"]) for row in rows)
+    return any(need in _brings(row) and need not in map(bare, names_from(row["waits_for"])) for row in rows)
 
 
 def _why_never(change: Change, incident: str, need: str, *, is_closed: bool) -> str | None:
