@@ -1,8 +1,8 @@
-"""START HERE: builds every part from the configuration, runs them in one TaskGroup, one line per part.
+"""START HERE: loads the configuration, opens the spool, lets every part run in one TaskGroup until a signal ends it.
 
-Promises: a part that fails is logged with its traceback and started again, alone; the spool stays open across a reload,
-and a configuration that cannot be used changes nothing. A spool that turns out to be damaged is salvaged on the way.
-SIGTERM ends everything within seconds: what was under way is due again at the next start.
+Promises: across a reload the spool stays open, and every part that did not change runs on (`parts`); a configuration
+that cannot be used changes nothing. A spool that turns out to be damaged is salvaged on the way. SIGTERM ends all of it
+within seconds: what was under way is due again at the next start.
 """
 
 from __future__ import annotations
@@ -12,40 +12,30 @@ import gc
 import logging
 import signal
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from relayd import __version__, clock, config, destinations, housekeeping, routes, rules, sources, status, systemd
-from relayd.broker import Broker
+from relayd import clock, config, pulse, routes, service, status, watching
 from relayd.config import Loaded
-from relayd.config.sections import brokers_of, wires_of
 from relayd.diagnosis import Diagnosis, Examiner, Views
-from relayd.intake import Intake
-from relayd.location import Whereabouts
+from relayd.errors import ConfigError
+from relayd.generation import Builder
 from relayd.lookout import Lookout
-from relayd.memory import Notes
 from relayd.model import DestinationView, Device
-from relayd.operations import Operations, Parts, paused_note
-from relayd.reporter import Reporter
-from relayd.rule_config import OWN_HEALTH
+from relayd.operations import Operations, Parts
+from relayd.parts import RunningParts, keep_running
 from relayd.settled import Settled
-from relayd.sources.base import Source
-from relayd.sources.own_health import OwnHealth
 from relayd.spool import Spool
-from relayd.surroundings import Surroundings
-from relayd.traffic import Traffic
-from relayd.worker import Worker
 
 log = logging.getLogger("relayd.app")
 
 Serve = Callable[[Operations, Path], Coroutine[Any, Any, None]]
 """Serves the control API for ever, given the operations and the spool's folder. Given by the command line."""
 
-RESTART_CAP_SECONDS = 60.0
 DAMAGE_LOOK_SECONDS = 2.0
+NOT_CONFIGURED = "it is not in the configuration any more; what is owed to it is kept: add it again, or drop the items"
 
 
 async def run(files: Sequence[Path] | None, serve: Serve) -> None:
@@ -53,9 +43,11 @@ async def run(files: Sequence[Path] | None, serve: Serve) -> None:
     is_over = False
     while not is_over:
         loaded = config.load(files)
-        spool = await Spool.open(loaded.config.spool, now=clock.now())
+        async with service.patience("opening the spool"):
+            spool = await Spool.open(loaded.config.spool, now=clock.now())
         try:
-            await App(files, loaded, spool, serve).run()
+            with pulse.registry() as heartbeats:
+                await App(files, loaded, spool, serve, heartbeats).run()
         finally:
             await spool.close()
         is_over = not spool.is_damaged
@@ -64,17 +56,18 @@ async def run(files: Sequence[Path] | None, serve: Serve) -> None:
 class App:
     """Everything that runs, over one open spool."""
 
-    def __init__(self, files: Sequence[Path] | None, loaded: Loaded, spool: Spool, serve: Serve) -> None:
+    def __init__(
+        self, files: Sequence[Path] | None, loaded: Loaded, spool: Spool, serve: Serve, heartbeats: pulse.Pulse
+    ) -> None:
+        self._files = files
         self._settled = Settled(files, loaded, spool)
         self._spool = spool
         self._serve = serve
-        self._parts = Parts()
-        self._whereabouts = Whereabouts()
-        self._reporter: Reporter | None = None
+        self._heartbeats = heartbeats
+        self._running: RunningParts | None = None
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
-        self._are_built = asyncio.Event()
-        self._running = status.Running(
+        self._self = status.Running(
             device=device_of(loaded),
             session=uuid.uuid4().hex,
             started_at=clock.now(),
@@ -94,27 +87,31 @@ class App:
         self._spool.fleet.subscribe(self._hint_of_events)
         await self._lookout.load()
         async with asyncio.TaskGroup() as tasks:
+            builder = Builder(self._spool, self.operations, self._lookout, self._self.session)
+            self._running = running = RunningParts(tasks, self._spool, builder, self._watch_files)
             permanent = [
                 keep_running(tasks, "control", lambda: self._serve(self.operations, self._spool.folder)),
-                keep_running(
-                    tasks, "housekeeping", lambda: housekeeping.run(self._spool, self._settled.loaded.config.spool)
-                ),
                 keep_running(tasks, "routes", self._watch_routes),
-                keep_running(tasks, "watchdog", self._watchdog),
-                keep_running(tasks, "lookout", self._look_out),
+                keep_running(tasks, "service", lambda: service.report(self._heartbeats, self._spool, self._summary)),
                 keep_running(tasks, "spool's health", self._watch_spool),
             ]
-            await self._generations()
-            for task in permanent:
-                task.cancel()
-        systemd.notify("STOPPING=1")
+            try:
+                await running.change_to(self._settled.loaded)
+                permanent.append(keep_running(tasks, "lookout", self._lookout.run))
+                self._announce()
+                await self._reload_until_stop(running)
+            finally:
+                service.stopping()
+                await running.end()
+                for task in permanent:
+                    task.cancel()
         log.info("stopped; %d items wait in the spool", self._spool.counters.pending)
 
     async def snapshot(self) -> status.Status:
         """The status as of now, of whatever runs now."""
-        views = self._parts.views()
+        views = self._views()
         return await status.snapshot(
-            replace(self._running, device=device_of(self._settled.loaded)),
+            replace(self._self, device=device_of(self._settled.loaded)),
             self._settled.status(),
             self._spool,
             views,
@@ -124,141 +121,63 @@ class App:
     async def _diagnosis(self, views: Views | None = None) -> Diagnosis:
         """What is wrong now."""
         settled = self._settled
-        return await self._examiner.examine(
-            views or self._parts.views(), settled.status().error, settled.loaded.config.health
-        )
+        return await self._examiner.examine(views or self._views(), settled.refusal, settled.loaded.config.health)
+
+    @property
+    def _parts(self) -> Parts:
+        return Parts() if self._running is None else self._running.parts
+
+    def _views(self) -> Views:
+        """How every part is doing, and destinations that are not in the configuration any more while something is owed
+        to them."""
+        views = self._parts.views()
+        gone = {
+            name: DestinationView(state="paused", reason=NOT_CONFIGURED, next_try_at=None, under_way=0)
+            for name, counters in self._spool.counters.destinations.items()
+            if counters.pending and name not in views.destinations
+        }
+        return replace(views, destinations={**views.destinations, **gone}) if gone else views
 
     # --- one configuration after another
 
-    async def _generations(self) -> None:
-        """Run the parts of the present configuration; after an accepted reload, those of the next."""
+    async def _reload_until_stop(self, running: RunningParts) -> None:
         while not self._stop.is_set():
-            self._parts = await self._build()
-            self._are_built.set()
+            waiting = [asyncio.ensure_future(event.wait()) for event in (self._stop, self._reload)]
             try:
-                async with asyncio.TaskGroup() as tasks:
-                    running = self._start(tasks)
-                    self._announce()
-                    place = place_in_fleet(self._settled.loaded)
-                    await self._until_stop_or_new_configuration()
-                    if self._reporter:
-                        has_left = self._stop.is_set() or place_in_fleet(self._settled.loaded) != place
-                        await self._reporter.end(says_stopped=has_left)
-                    for task in running:
-                        task.cancel()
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                for destination in self._parts.destinations.values():
-                    await destination.close()
+                for each in waiting:
+                    each.cancel()
+            if self._reload.is_set() and not self._stop.is_set():
+                self._reload.clear()
+                with service.reloading():
+                    await self._load_again(running)
 
-    async def _build(self) -> Parts:
-        """Every source, destination and worker of the present configuration, not yet running."""
-        loaded, spool = self._settled.loaded, self._spool
-        device = device_of(loaded)
-        brokers = brokers_of(loaded.config)
-        surroundings = Surroundings(
-            device=device, brokers=brokers, sections=loaded.config.destination, memory=partial(Notes, spool)
-        )
-        self._whereabouts = surroundings.whereabouts
-        topic = loaded.config.device.location_topic
-        if topic is not None:
-            self._whereabouts.follow(brokers[topic.broker], topic.topic)
-        self._reporter = self._report_to_fleet(brokers)
-        built = {
-            name: destinations.build(name, section, surroundings)
-            for name, section in loaded.config.destination.items()
-            if not destinations.is_planned(section.type)
-        }
-        traffic = Traffic()
-        workers = {
-            name: Worker(
-                destination,
-                loaded.config.destination[name],
-                spool,
-                device,
-                is_held=await spool.note(paused_note(name)) is not None,
-                traffic=traffic,
-            )
-            for name, destination in built.items()
-        }
-        idle = {
-            name: DestinationView(
-                state="fault",
-                reason=f"relayd {__version__} cannot deliver to type {section.type!r} yet; its deliveries are kept",
-                next_try_at=None,
-                under_way=0,
-            )
-            for name, section in loaded.config.destination.items()
-            if name not in built
-        }
-        return Parts(
-            brokers=brokers,
-            sources=self._build_sources(surroundings),
-            destinations=built,
-            workers=workers,
-            idle=idle,
-            reporter=self._reporter,
-        )
-
-    def _build_sources(self, surroundings: Surroundings) -> dict[str, Source]:
-        """The configured ones, and the relay itself if a rule takes from it."""
-        loaded, counters = self._settled.loaded, self._spool.counters
-        built = {
-            name: sources.build(name, section, self._spool, surroundings)
-            for name, section in loaded.config.source.items()
-            if not sources.is_planned(section.type)
-        }
-        for name, source in built.items():
-            if name in counters.sources:
-                source.silence.resume(counters.sources[name].last_at)
-        if rules.compile_rules(loaded.config.rule).takes_from(OWN_HEALTH):
-            built[OWN_HEALTH] = OwnHealth(self._spool, self._lookout)
-        return built
-
-    def _report_to_fleet(self, brokers: Mapping[str, Broker]) -> Reporter | None:
-        fleet = self._settled.loaded.config.fleet
-        self._spool.fleet.wants_events = fleet is not None
-        if fleet is None:
-            return None
-        device, session = device_of(self._settled.loaded), self._running.session
-        return Reporter(fleet, brokers[fleet.broker], self._spool, self.operations, self._lookout, device, session)
-
-    def _start(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
-        book = rules.compile_rules(self._settled.loaded.config.rule, wires_of(self._settled.loaded.config))
-        intake = Intake(self._spool, book, device_of(self._settled.loaded), self._whereabouts)
-        return [
-            *(keep_running(tasks, f"broker {name}", broker.run) for name, broker in self._parts.brokers.items()),
-            *(keep_running(tasks, f"destination {name}", worker.run) for name, worker in self._parts.workers.items()),
-            *(keep_running(tasks, f"upkeep of {name}", it.upkeep) for name, it in self._parts.destinations.items()),
-            *(
-                keep_running(tasks, f"source {name}", partial(source.run, intake.put))
-                for name, source in self._parts.sources.items()
-            ),
-            keep_running(tasks, "incidents", intake.collector.run),
-            *([keep_running(tasks, "fleet", self._reporter.run)] if self._reporter else ()),
-        ]
+    async def _load_again(self, running: RunningParts) -> None:
+        loaded = await self._settled.read_again()
+        if loaded is None:
+            return
+        try:
+            await running.change_to(loaded)
+        except ConfigError as error:
+            await self._settled.refuse(error)
+            return
+        await self._settled.accept(loaded)
+        _settle_memory()
 
     def _announce(self) -> None:
-        counters = self._spool.counters
-        text = (
-            f"{len(self._parts.sources)} sources, {len(self._parts.workers)} destinations, "
-            f"{counters.pending} items wait in the spool"
-        )
-        log.info("ready: %s", text)
-        gc.collect()
-        gc.freeze()
-        systemd.notify("READY=1", f"STATUS={text}")
+        log.info("ready: %s", self._summary())
+        _settle_memory()
+        service.ready(self._summary())
 
-    async def _until_stop_or_new_configuration(self) -> None:
-        while not self._stop.is_set():
-            stop = asyncio.ensure_future(self._stop.wait())
-            reload = asyncio.ensure_future(self._reload.wait())
-            await asyncio.wait({stop, reload}, return_when=asyncio.FIRST_COMPLETED)
-            stop.cancel()
-            reload.cancel()
-            if self._reload.is_set():
-                self._reload.clear()
-                if await self._settled.read_again():
-                    return
+    def _summary(self) -> str:
+        return service.summary(self._parts.views(), self._spool.counters, self._settled.refusal)
+
+    async def _watch_files(self) -> None:
+        """Only where `[reload] watch` asks for it."""
+        async for _ in watching.changes(self._files):
+            log.info("the configuration's files have changed")
+            self._reload.set()
 
     # --- hints
 
@@ -269,8 +188,9 @@ class App:
                 worker.hint()
 
     def _hint_of_events(self) -> None:
-        if self._reporter is not None:
-            self._reporter.hint()
+        reporter = self._running and self._running.reporter
+        if reporter:
+            reporter.hint()
 
     async def _watch_routes(self) -> None:
         """The network changed: every destination that waits for it looks again within seconds."""
@@ -282,25 +202,13 @@ class App:
             for broker in self._parts.brokers.values():
                 broker.nudge()
 
-    async def _look_out(self) -> None:
-        """Not before the first parts are there: a relay without parts would be a whole one."""
-        await self._are_built.wait()
-        await self._lookout.run()
-
     async def _watch_spool(self) -> None:
         """A database that turned out to be damaged is salvaged by opening it anew: end everything for that."""
-        while not self._spool.is_damaged:  # noqa: ASYNC110 - found in threads, and rare
+        while not self._spool.is_damaged:
+            pulse.beat(DAMAGE_LOOK_SECONDS)
             await asyncio.sleep(DAMAGE_LOOK_SECONDS)
         log.error("the spool's database is damaged: closing it, to salvage it and go on")
         self._stop.set()
-
-    async def _watchdog(self) -> None:
-        """Tell systemd that the loop turns and the spool answers, three times as often as it insists."""
-        period = systemd.watchdog_seconds()
-        while period is not None:
-            await self._spool.note("watchdog")
-            systemd.notify("WATCHDOG=1")
-            await asyncio.sleep(period / 3)
 
 
 def device_of(loaded: Loaded) -> Device:
@@ -308,27 +216,8 @@ def device_of(loaded: Loaded) -> Device:
     return loaded.config.device.as_device()
 
 
-def place_in_fleet(loaded: Loaded) -> object:
-    """Where this relay is seen by its fleet; None if it has none."""
-    fleet = loaded.config.fleet
-    return fleet and (fleet.topic, device_of(loaded).id, loaded.config.broker[fleet.broker])
-
-
-def keep_running(tasks: asyncio.TaskGroup, name: str, part: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
-    """Run a part for ever: when it fails, log why and start it again after a while, without disturbing the others."""
-
-    async def forever() -> None:
-        failures = 0
-        while True:
-            started = clock.monotonic()
-            try:
-                await part()
-            except Exception:
-                failures = 1 if clock.monotonic() - started > RESTART_CAP_SECONDS else failures + 1
-                wait = min(RESTART_CAP_SECONDS, 2.0 ** min(failures, 6))
-                log.exception("%s failed; it starts again in %.0f s", name, wait)
-                await asyncio.sleep(wait)
-            else:
-                return
-
-    return tasks.create_task(forever(), name=name)
+def _settle_memory() -> None:
+    """What is there now stays: the collector need not look at it again and again. What a reload left behind goes."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()

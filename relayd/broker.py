@@ -16,9 +16,9 @@ import logging
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-from relayd import broker_check, clock
+from relayd import broker_check, clock, pulse
 from relayd.broker_config import BrokerConfig
 from relayd.broker_filters import is_topic, widest
 from relayd.broker_inbox import Confirmed, Handler, Inbox, Taker
@@ -43,6 +43,8 @@ FIRST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 60.0
 STEADY_SECONDS = 30.0
 """A connection that held this long, or over which something was taken, starts the backoff anew."""
+LOOK_SECONDS = 60.0
+"""How often a connection that holds is looked at."""
 MANY_SHORT = 3
 """So many connections in a row that broke before they were steady: something other than the network breaks them."""
 
@@ -86,6 +88,8 @@ class Broker:
         self._short_lived = 0
         self._answered = 0
         self._wake = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._asked: dict[str, frozenset[Subscription]] = {}
 
     # --- for everybody
 
@@ -132,13 +136,21 @@ class Broker:
             raise Unavailable(f"broker {self.name}: {error}") from None
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """Give nothing more to its handler. The broker is told at the next connection."""
+        """Give nothing more to its handler. The broker is told by `renew`, or at the next connection."""
         self._routes.remove(subscription)
+
+    def renew(self) -> None:
+        """Subscriptions came or went while it runs: tell the broker, over the connection that is there."""
+        self._changed.set()
 
     def on_connected(self, hook: Hook) -> None:
         """`await hook(is_session_present)` after each connection, once the subscriptions are in place. Without a
         session the broker may have lost everything, retained messages included. A hook that fails is logged."""
         self._hooks.append(hook)
+
+    def off_connected(self, hook: Hook) -> None:
+        """Not any more."""
+        self._hooks.remove(hook)
 
     async def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> int:
         """Returns after the broker's good answer, with its reason code: 0, or 0x10 if nobody subscribes (QoS 0: after
@@ -165,6 +177,11 @@ class Broker:
     def nudge(self) -> None:
         """The network may be back: do not wait for the end of the backoff."""
         self._wake.set()
+
+    @property
+    def subscriptions(self) -> Sequence[Subscription]:
+        """Everybody who takes something from it."""
+        return self._routes.subscriptions
 
     @property
     def is_connected(self) -> bool:
@@ -198,6 +215,7 @@ class Broker:
         failures = 0
         while True:
             self._wake.clear()
+            pulse.beat(LONGEST_WAIT_SECONDS)
             started = clock.monotonic()
             trouble, was_useful = await self._serve_once()
             lasted_seconds = clock.monotonic() - started
@@ -255,10 +273,24 @@ class Broker:
             asyncio.create_task(self._call(hook, welcome), name=f"broker {self.name} hook") for hook in self._hooks
         ]
         try:
-            await asyncio.shield(wire.lost)
+            await self._until_lost(wire, welcome)
         finally:
             for task in hooks:
                 task.cancel()
+
+    async def _until_lost(self, wire: Wire, welcome: Welcome) -> None:
+        """Raises ConnectionLost or TimeoutError if changed subscriptions have no answer."""
+        while not wire.lost.done():
+            pulse.beat(LOOK_SECONDS)
+            if self._changed.is_set():
+                self._changed.clear()
+                await self._ask_for_what_changed(wire, welcome)
+            changed = asyncio.ensure_future(self._changed.wait())
+            events: list[asyncio.Future[Any]] = [wire.lost, changed]
+            try:
+                await asyncio.wait(events, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                changed.cancel()
 
     async def _call(self, hook: Hook, welcome: Welcome) -> None:
         try:
@@ -285,6 +317,8 @@ class Broker:
 
     async def _ask_for_everything(self, wire: Wire, welcome: Welcome) -> None:
         """Raises ConnectionLost, TimeoutError."""
+        self._changed.clear()
+        self._asked = {pattern: frozenset(self._routes.wanted_by(pattern)) for pattern in self._routes.wide}
         self._refused.clear()
         self._routes.refuse(())
         codes = await _all(self._ask_for(wire, welcome, pattern) for pattern in self._routes.wide)
@@ -293,15 +327,47 @@ class Broker:
             self._routes.refuse(refused)
             await _all(self._ask_for(wire, welcome, pattern, is_again=True) for pattern in self._routes.granted)
 
-    async def _ask_for(self, wire: Wire, welcome: Welcome, pattern: str, *, is_again: bool = False) -> int:
-        """`is_again`: only for the identifier, which says what else is granted."""
+    async def _ask_for_what_changed(self, wire: Wire, welcome: Welcome) -> None:
+        """New filters first, so that nothing is missed in between. Those that stay are asked for again where messages
+        carry identifiers, which follow from all of them. Raises ConnectionLost, TimeoutError."""
+        before, wide = self._asked, list(self._routes.wide)
+        self._asked = {pattern: frozenset(self._routes.wanted_by(pattern)) for pattern in wide}
+        gone = [pattern for pattern in before if pattern not in self._asked]
+        fresh = [pattern for pattern in wide if self._asked[pattern] - before.get(pattern, frozenset())]
+        if not gone and not fresh:
+            return
+        for pattern in gone:
+            self._refused.pop(pattern, None)
+        self._routes.refuse(self._routes.refused & self._asked.keys() - set(fresh))
+        known = frozenset(one for wanted in before.values() for one in wanted)
+        codes = await _all(self._ask_for(wire, welcome, pattern, known=known) for pattern in fresh)
+        refused = {pattern for pattern, code in zip(fresh, codes, strict=True) if code >= FIRST_BAD}
+        if welcome.has_identifiers and self._version_5:
+            self._routes.refuse({*self._routes.refused, *refused})
+            again = self._routes.granted if refused else [one for one in self._routes.granted if one not in fresh]
+            await _all(self._ask_for(wire, welcome, pattern, is_again=True) for pattern in again)
+        for pattern in gone:
+            await wire.ask_no_more_for(pattern)
+
+    async def _ask_for(
+        self,
+        wire: Wire,
+        welcome: Welcome,
+        pattern: str,
+        *,
+        is_again: bool = False,
+        known: frozenset[Subscription] = frozenset(),
+    ) -> int:
+        """`is_again`: only for the identifier, which says what else is granted. Those `known` have what the broker kept
+        from before."""
         wanted = self._routes.wanted_by(pattern)
+        new = [one for one in wanted if one not in known]
         qos = max(one.qos for one in wanted)
         code = await wire.ask_for(
             pattern,
             qos=qos,
             identifier=self._routes.identifier(pattern) if welcome.has_identifiers else None,
-            retain_handling=2 if is_again else retain_handling(wanted),
+            retain_handling=2 if is_again or not new else retain_handling(new),
         )
         if code >= FIRST_BAD:
             reason = f"subscribing to {pattern!a} is refused: {in_words(code)}; {meaning(code).remedy}"

@@ -53,6 +53,10 @@ class Routes:
         self.wide: list[str] = []
         self.unwanted = 0
 
+    @property
+    def subscriptions(self) -> Sequence[Subscription]:
+        return tuple(self._subscriptions)
+
     def add(self, subscription: Subscription) -> None:
         self._subscriptions.append(subscription)
         self._lay()
@@ -74,6 +78,10 @@ class Routes:
         """The broker sends nothing by these of the widest filters, for now."""
         self._refused = frozenset(patterns)
         self._found.clear()
+
+    @property
+    def refused(self) -> frozenset[str]:
+        return self._refused
 
     @property
     def granted(self) -> list[str]:

@@ -44,13 +44,14 @@ class Intake:
             place = self._whereabouts.at(capture.captured_at)
             capture = capture if place is None else replace(capture, location=place)
         provisional = provisional_item(capture)
-        openings, untold = self._rules.openings(provisional, self._device) if self._ties else ((), ())
+        rules, device, ties = self._rules, self._device, self._ties  # a reload may change them on the way
+        openings, untold = rules.openings(provisional, device) if ties else ((), ())
         belongs_to = await self._incidents_of(provisional, openings)
-        decision = self._rules.decide(provisional, self._device, belongs_to=belongs_to)
+        decision = rules.decide(provisional, device, belongs_to=belongs_to)
         for trouble in (*untold, *decision.trouble):
             log.warning("%s from %s: %s", printable(capture.name), capture.source, trouble)
         item = await self._spool.put(
-            capture, decision.orders, now=clock.now(), trouble=(*untold, *decision.trouble), ties=self._ties
+            capture, decision.orders, now=clock.now(), trouble=(*untold, *decision.trouble), ties=ties
         )
         log.debug("accepted %s (%s) from %s", item.id, printable(item.name), item.source)
         return item

@@ -25,12 +25,21 @@ class Whereabouts:
 
     def __init__(self) -> None:
         self._fixes: deque[tuple[float, bool, Location]] = deque(maxlen=KEPT)
+        self._broker: Broker | None = None
         self._subscription: Subscription | None = None
         self.ignored = 0
 
     def follow(self, broker: Broker, topic: str) -> None:
-        """Learn from this topic. Losing a fix is no harm: QoS 0."""
+        """Learn from this topic, and from no other any more. Losing a fix is no harm: QoS 0."""
+        self.leave()
+        self._broker = broker
         self._subscription = broker.subscribe((topic,), self._take, name="device.location_topic", qos=0)
+
+    def leave(self) -> None:
+        """Learn nothing new; what is known stays."""
+        if self._broker is not None and self._subscription is not None:
+            self._broker.unsubscribe(self._subscription)
+        self._broker = self._subscription = None
 
     @property
     def reason(self) -> str:

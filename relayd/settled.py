@@ -1,7 +1,7 @@
 """The configuration in force, and how another one takes its place.
 
 Promises: a configuration that cannot be used changes nothing, is said in the log, in the status and to the fleet, and
-the one before goes on. A configuration that says the same restarts nothing.
+the one before goes on. Whether the files still say what is in force can be seen at any time.
 """
 
 from __future__ import annotations
@@ -32,44 +32,64 @@ class Settled:
         self._spool = spool
         self._loaded_at = clock.now()
         self._refused: str | None = None
+        self._looked: tuple[object, str | None] = (None, None)
 
     def status(self) -> ConfigStatus:
         """For the snapshot."""
+        on_disk = self._on_disk()
         return ConfigStatus(
             sha256=self.loaded.sha256,
             loaded_at=clock.rfc3339(self._loaded_at),
             error=self._refused,
             files=[str(path) for path in self.loaded.files],
+            files_sha256=on_disk,
+            is_current=on_disk == self.loaded.sha256,
         )
 
-    async def read_again(self) -> bool:
-        """Whether the files are good, differ from what is in force, and took its place."""
+    @property
+    def refusal(self) -> str | None:
+        """Why the newest configuration was refused; None if it was not."""
+        return self._refused
+
+    async def read_again(self) -> Loaded | None:
+        """What the files say now, if they are good and differ from what is in force; to be accepted or refused."""
         try:
             loaded = config.load(self._files)
         except ConfigError as error:
-            for problem in error.problems:
-                log.error("configuration refused, the previous one goes on: %s", problem)
-            await self._refuse([str(problem) for problem in error.problems])
-            return False
+            await self.refuse(error)
+            return None
         if loaded.sha256 == self.loaded.sha256:
             self._refused = None
             log.info("configuration read again: nothing changed")
-            return False
+            return None
         if loaded.config.spool.path != self.loaded.config.spool.path:
-            refusal = "spool.path cannot change while relayd runs: restart it"
-            log.error("configuration refused: %s", refusal)
-            await self._refuse([refusal])
-            return False
+            moved = "cannot change while relayd runs: restart it, or take the change back"
+            await self.refuse(ConfigError([loaded.problem(("spool", "path"), moved)]))
+            return None
+        return loaded
+
+    async def accept(self, loaded: Loaded) -> None:
+        """It is in force now."""
         self.loaded, self._loaded_at, self._refused = loaded, clock.now(), None
         files = [str(path) for path in loaded.files]
         log.info("configuration loaded: %s", ", ".join(files))
         await self._tell_fleet("config_reloaded", {"sha256": loaded.sha256, "files": files})
-        return True
 
-    async def _refuse(self, problems: list[str]) -> None:
+    async def refuse(self, error: ConfigError) -> None:
+        """It is not; the one before goes on."""
+        problems = [str(problem) for problem in error.problems]
+        for problem in problems:
+            log.error("configuration refused, the previous one goes on: %s", problem)
         self._refused = problems[0]
         shown = [problem[:LONGEST_TOLD] for problem in problems[:MOST_TOLD]]
         await self._tell_fleet("config_rejected", {"problems": shown, "problem_count": len(problems)})
+
+    def _on_disk(self) -> str | None:
+        """The hash of the files as they are now; read only when one of them has changed. None: they cannot be read."""
+        seen = config.look_of(self._files)
+        if seen != self._looked[0]:
+            self._looked = (seen, config.sha256_of(self._files))
+        return self._looked[1]
 
     async def _tell_fleet(self, type_name: str, fields: dict[str, Any]) -> None:
         try:

@@ -36,12 +36,16 @@ class ClockStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigStatus:
-    """`error` is why the newest configuration was refused; null while the running one is the newest."""
+    """`sha256` is that of the configuration that runs. `error` is why the newest one was refused; null while the one
+    that runs is the newest. `files_sha256` is that of the files as they are now, null if they cannot be read;
+    `is_current`: they still say what runs."""
 
     sha256: str
     loaded_at: str
     error: str | None = None
     files: list[str] = field(default_factory=list)
+    files_sha256: str | None = None
+    is_current: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

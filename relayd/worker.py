@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from relayd import clock
+from relayd import clock, pulse
 from relayd.arguments import arguments_of
 from relayd.destinations.base import Attempt, Destination, DestinationConfig, Sibling, Step
 from relayd.errors import Rejected, SpoolError
@@ -69,6 +69,7 @@ class Worker:
         self._device = device
         self._traffic = traffic or Traffic()
         self._held = is_held
+        self._is_finishing = False
         self._hint = asyncio.Event()
         self._out: dict[int, Begun] = {}
         self._pause: _Pause | None = None
@@ -80,11 +81,12 @@ class Worker:
         self._was_heard_of = False
 
     async def run(self) -> None:
-        """Deliver for ever. Ends by cancellation; what is out then is due again after its backoff."""
+        """Deliver for ever, or until `finish`. When it is cancelled, what is out is due again after its backoff."""
         async with asyncio.TaskGroup() as attempts:
-            while True:
+            while not self._is_finishing:
                 self._hint.clear()
                 next_look_seconds = await self._fill(attempts)
+                pulse.beat(next_look_seconds)
                 await self._wait(next_look_seconds)
 
     def hint(self) -> None:
@@ -106,6 +108,11 @@ class Worker:
         """A person resumed this destination: try at once."""
         self._held = False
         self.nudge(0.0)
+
+    def finish(self) -> None:
+        """Another takes over: start nothing new; `run` returns when what is out has ended."""
+        self._held = self._is_finishing = True
+        self._hint.set()
 
     def view(self) -> DestinationView:
         """For the status snapshot; no I/O."""

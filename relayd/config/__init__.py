@@ -11,19 +11,20 @@ yet are checked like the others, and `Loaded.notices` says so.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from relayd.config.deliveries import faults_of_rules, resolved
-from relayd.config.merge import Document, read, read_leniently, read_text
+from relayd.config.locate import Path as Place
+from relayd.config.merge import Document, folders_of, look_of, read, read_leniently, read_text, sha256_of
 from relayd.config.notices import notices_of
 from relayd.config.reading import Sections, read_sections
 from relayd.config.sections import Config
 from relayd.config.together import faults_between
-from relayd.errors import ConfigError
+from relayd.errors import ConfigError, Problem
 from relayd.spool import SpoolConfig
 
-__all__ = ["Config", "Loaded", "load", "load_text", "spool_path_of"]
+__all__ = ["Config", "Loaded", "folders_of", "load", "load_text", "look_of", "sha256_of", "spool_path_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,11 @@ class Loaded:
     sha256: str
     files: tuple[Path, ...]
     notices: tuple[str, ...]
+    document: Document = field(repr=False, compare=False)
+
+    def problem(self, place: Place, text: str) -> Problem:
+        """Something that turned out to be wrong with the section at `place`, at its line."""
+        return self.document.problem(place, text)
 
 
 def load(files: Sequence[Path] | None) -> Loaded:
@@ -59,6 +65,7 @@ def _loaded(document: Document) -> Loaded:
         sha256=document.sha256,
         files=tuple(file.path for file in document.files),
         notices=_notices(document, sections),
+        document=document,
     )
 
 

@@ -135,6 +135,37 @@ def read_text(path: FilePath, content: bytes) -> Document:
     return document
 
 
+def sha256_of(files: Sequence[FilePath] | None) -> str | None:
+    """What `Document.sha256` would be now, whatever the files say; None if one of them cannot be read."""
+    problems: list[Problem] = []
+    digest = hashlib.sha256()
+    try:
+        for path in _system_files(problems) if files is None else files:
+            digest.update(_content(path))
+    except ConfigError:
+        return None
+    return None if problems else digest.hexdigest()
+
+
+def look_of(files: Sequence[FilePath] | None) -> object:
+    """Compares unequal once a file was written, replaced, added or taken away; costs a look at each of them."""
+    seen: list[object] = []
+    for path in _system_files([]) if files is None else files:
+        try:
+            found = path.stat()
+        except OSError as error:
+            seen.append((path, error.errno))
+        else:
+            seen.append((path, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+    return seen
+
+
+def folders_of(files: Sequence[FilePath] | None) -> list[FilePath]:
+    """Where files of the configuration are, or may come."""
+    folders = [MAIN_FILE.parent, DROP_IN_FOLDER] if files is None else [path.absolute().parent for path in files]
+    return sorted({folder for folder in folders if folder.is_dir()})
+
+
 def read_leniently(files: Sequence[FilePath] | None) -> dict[str, Any]:
     """As much of the configuration as can be read; for those who need one value of it and not a judgement."""
     return read_document_leniently(files).table

@@ -13,7 +13,7 @@ from typing import Any
 from relayd import destinations, sources
 from relayd.broker import BrokerConfig
 from relayd.config.locate import Path
-from relayd.config.sections import DeviceConfig, WebConfig
+from relayd.config.sections import DeviceConfig, ReloadConfig, WebConfig
 from relayd.config.words import Fault, M, validate
 from relayd.destinations.base import DestinationConfig
 from relayd.faults import HealthConfig
@@ -31,6 +31,7 @@ SINGLE: Mapping[str, type[Section]] = {
     "health": HealthConfig,
     "fleet": FleetConfig,
     "web": WebConfig,
+    "reload": ReloadConfig,
 }
 ALWAYS = ("device", "spool", "health")
 """Those that are there, all defaults, where nothing is written."""

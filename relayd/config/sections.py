@@ -90,6 +90,13 @@ class WebConfig(Section):
         return value
 
 
+class ReloadConfig(Section):
+    """How a changed configuration comes into force, besides by `systemctl reload relayd` (SIGHUP)."""
+
+    watch: bool = False
+    """Load it by itself, seconds after its files have changed. Off: a file may be saved half-way through a change."""
+
+
 class Config(Section):
     """The whole configuration. Sections that are named (`[source.NAME]`) are tables by name."""
 
@@ -99,6 +106,7 @@ class Config(Section):
     broker: Mapping[str, BrokerConfig] = {}
     fleet: FleetConfig | None = None
     web: WebConfig | None = None
+    reload: ReloadConfig = ReloadConfig()
     link: Mapping[str, LinkConfig] = {}
     source: Mapping[str, SerializeAsAny[SourceConfig]] = {}
     destination: Mapping[str, SerializeAsAny[DestinationConfig]] = {}
@@ -117,9 +125,11 @@ def wires_of(config: Config) -> dict[str, Wires]:
 
 
 def brokers_of(config: Config) -> dict[str, Broker]:
-    """Every `[broker.NAME]`, not yet running. Client ids stay the same as long as the names of device and broker do."""
-    device = config.device.as_device()
-    return {
-        name: Broker(name, section, section.client_id or f"relayd-{device.id}-{name}")
-        for name, section in config.broker.items()
-    }
+    """Every `[broker.NAME]`, not yet running."""
+    return {name: one_broker(config, name) for name in config.broker}
+
+
+def one_broker(config: Config, name: str) -> Broker:
+    """`[broker.NAME]`, not yet running. Its client id stays the same as long as the names of device and broker do."""
+    section = config.broker[name]
+    return Broker(name, section, section.client_id or f"relayd-{config.device.as_device().id}-{name}")

@@ -59,6 +59,11 @@ class Source(ABC):
     async def run(self, put: Put) -> None:
         """Watch, and hand every capture to `put`, for ever."""
 
+    def leave(self) -> None:
+        """It is replaced or gone, and its broker stays: take nothing new. Called once, in the step in which the
+        successor takes its place, before `run` is cancelled; what was begun goes on to its end."""
+        return
+
     async def why(self, path: str) -> str | None:
         """What this source knows of the file at the absolute `path` that is no item; None if it is not its own."""
         return None

@@ -54,6 +54,7 @@ class TopicSource(Source):
         self._pattern = None if config.topic_pattern is None else NamePattern(config.topic_pattern)
         self._put: Put | None = None
         self._is_ready = asyncio.Event()
+        self._has_left = False
         self._faults = Faults(name)
         self._refusals = 0
         self._refused_at = float("-inf")
@@ -81,7 +82,17 @@ class TopicSource(Source):
         try:
             await asyncio.Event().wait()
         finally:
-            self._is_ready.clear()
+            if not self._has_left:
+                self._is_ready.clear()
+
+    def leave(self) -> None:
+        """What was routed here already is taken to its end, so that the connection can acknowledge it."""
+        self._has_left = True
+        self._connections += 1  # what may come again is the successor's business now
+        self._broker.unsubscribe(self._subscription)
+        self._broker.off_connected(self._connected)
+        if self._put is not None:
+            self._is_ready.set()
 
     def state(self) -> SourceView:
         broker = self._broker.view()

@@ -52,6 +52,10 @@ class Spool(Desk):
         engine.background(engine.keep_headroom(), "keep headroom")
         return cls(engine)
 
+    def adopt(self, config: SpoolConfig) -> None:
+        """From now on these limits and times hold; the path stays what it was when the spool was opened."""
+        self._engine.config = config.model_copy(update={"path": self._engine.config.path})
+
     async def close(self) -> None:
         """Finish what was begun, join every thread, and let go of the folder."""
         await self._engine.close()

@@ -127,6 +127,9 @@ def test_a_reload_that_keeps_the_place_does_not_say_stopped_and_one_that_moves_d
     rig.config.write_text(good.replace('rescan = "1s"', 'rescan = "2s"'))
     relay.send_signal(signal.SIGHUP)
     onlooker.wait_for("event", lambda it: it["type"] == "config_reloaded")
+    assert len(onlooker.all("state")) == 1, "the connection stayed"
+    rig.config.write_text(good.replace('health_every = "60s"', 'health_every = "50s"'))
+    relay.send_signal(signal.SIGHUP)
     wait_for(lambda: len(onlooker.all("state")) == 2, "it is online again")
     assert {it["state"] for it in onlooker.documents("state")} == {"online"}
     rig.config.write_text(good.replace('id = "amb-0417"', 'id = "amb-0418"'))
