@@ -3,7 +3,8 @@
 Promises: nothing at SayVU is idempotent and nothing can be read back, so a report whose answer is lost is in doubt.
 What is about to be sent is noted first (step `sending`), and taken back where it is certain that nothing happened; a
 later try that finds it in doubt sends the report again (`on_unknown = "retry"`), or leaves the matter to a person
-("ask"). Chat lines and images are sent again after a lost answer: one may appear twice, none is missing. What may have
+("ask"). Chat lines (several go in one call) and images are sent again after a lost answer: one may appear twice, none
+is missing. What may have
 been processed in part (MISSING_REPORTER, MISSING_INPUT_DATA) is never repeated by machine.
 """
 
@@ -20,6 +21,7 @@ from pydantic import BaseModel
 from relayd import httpcheck, mediatype
 from relayd.destinations import sayvu_api
 from relayd.destinations.base import Attempt, Destination, Step
+from relayd.destinations.sayvu_chat import Chat
 from relayd.destinations.sayvu_models import (
     Coordinates,
     ImageArguments,
@@ -60,6 +62,7 @@ class SayVU(Destination):
         self._config = config
         self._whereabouts = Whereabouts() if surroundings is None else surroundings.whereabouts
         self._client = HttpClient(config)
+        self._chat = Chat()
         self._categories: list[sayvu_api.Category] | None = None
 
     async def deliver(self, attempt: Attempt) -> Receipt:
@@ -181,14 +184,13 @@ class SayVU(Destination):
     async def _message(self, attempt: Attempt) -> Receipt:
         arguments = MessageArguments.model_validate(dict(attempt.arguments))
         report = _report_id(attempt, arguments.report_id)
-        line: dict[str, JSON] = {"text": arguments.text, "type": "text"}
-        if arguments.label:
-            line["label"] = arguments.label
-        body = json.dumps({"data": [line]}).encode()
-        answer = await self._send("POST", _filled(self._config.messages_path, report), "application/json", body)
-        sayvu_api.judge(answer, "messages_path")
-        sayvu_api.envelope(answer)
-        return _taken(answer, report, None)
+        path = _filled(self._config.messages_path, report)
+
+        async def send(body: bytes) -> Answer:
+            return await self._send("POST", path, "application/json", body)
+
+        said = await self._chat.say(attempt, report, send)
+        return Receipt(proof=str(said["proof"]), fields={"report_id": int(report), "public_url": None})
 
     async def _image(self, attempt: Attempt) -> Receipt:
         """The inner object as `data`; once more under a root `data` if that is what the server wants."""

@@ -285,6 +285,48 @@ async def test_a_message_and_an_image_come_to_their_report(tmp_path: Path) -> No
     assert shown.fields == {"report_id": FIRST, "public_url": f"https://example.com/r/{FIRST}"}
 
 
+async def say(relay: Line, text: str, number: str) -> None:
+    await relay.put(b"{}", action="message", kind=Kind.MESSAGE, text=text, report_id=number)
+
+
+async def test_lines_for_the_same_report_go_in_one_call_in_their_order(tmp_path: Path) -> None:
+    async with played(tmp_path) as (sandbox, relay):
+        first, second = await reported(relay), await reported(relay)
+        for number in range(5):
+            await say(relay, f"line {number}", first)
+        await say(relay, "elsewhere", second)
+        for _ in range(6):
+            assert isinstance(await relay.attempt(), Receipt)
+    assert sandbox.reports[FIRST].lines == [f"line {number}" for number in range(5)]
+    assert sandbox.reports[FIRST + 1].lines == ["elsewhere"]
+    assert sandbox.count("message") == 2
+
+
+async def test_a_line_that_is_refused_does_not_take_the_others_with_it(tmp_path: Path) -> None:
+    async with played(tmp_path) as (sandbox, relay):
+        number = await reported(relay)
+        sandbox.script("message#1 status 400")
+        for text in ("one", "two", "three"):
+            await say(relay, text, number)
+        for _ in range(3):
+            assert isinstance(await relay.attempt(), Receipt)
+    assert sandbox.reports[FIRST].lines == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("is_stored", [False, True])
+async def test_a_power_cut_among_lines_loses_none_of_them(tmp_path: Path, is_stored: bool) -> None:
+    async with played(tmp_path) as (sandbox, relay):
+        number = await reported(relay)
+        for text in ("one", "two", "three"):
+            await say(relay, text, number)
+        with pytest.raises(PowerCut):
+            await relay.attempt(dies_at="message", is_stored=is_stored)
+        await relay.restart()
+        for _ in range(3):
+            assert isinstance(await relay.attempt(), Receipt)
+    assert set(sandbox.reports[FIRST].lines) == {"one", "two", "three"}
+
+
 @pytest.mark.parametrize("wanted", ["inner", "rooted"])
 async def test_data_of_an_image_is_sent_bare_and_once_more_below_a_root(tmp_path: Path, wanted: str) -> None:
     data = json.dumps({"chat": {"messages": [{"text": "front camera"}]}})
