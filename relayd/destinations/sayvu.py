@@ -103,9 +103,11 @@ class SayVU(Destination):
         arguments = ReportArguments.model_validate(dict(attempt.arguments))
         given = arguments.reporter or Reporter()
         reporter, note = sayvu_api.reporter(given.name, given.phone)
+        category, unlisted = await self._category_or_fallback(arguments)
+        note = "; ".join(filter(None, (note, unlisted)))
         report: dict[str, JSON] = {
             "location": self._place(attempt, arguments.location),
-            "category": await self._category(arguments.category, arguments.subcategory),
+            "category": category,
             "mode": self._config.mode,
         }
         if arguments.description:
@@ -126,6 +128,16 @@ class SayVU(Destination):
                 " location_topic, or the argument location = { x = LONGITUDE, y = LATITUDE }, then `relayd retry`"
             )
         return {"x": fix.longitude, "y": fix.latitude}
+
+    async def _category_or_fallback(self, arguments: ReportArguments) -> tuple[dict[str, JSON], str]:
+        """What the control center calls it, and what is to be said of that."""
+        try:
+            return await self._category(arguments.category, arguments.subcategory), ""
+        except Rejected as error:
+            fallback = self._config.fallback_category
+            if fallback is None:
+                raise
+            return await self._category(fallback, None), f"as {fallback}, since {error}"
 
     async def _category(self, category: int | str, subcategory: int | str | None) -> dict[str, JSON]:
         """Ids are sent as they are; names are looked up, in a list that is fetched anew if it lacks them."""

@@ -29,6 +29,9 @@ class SayVUConfig(HttpConfig, DestinationConfig):
     on_unknown: Literal["retry", "ask"] = "retry"
     """After a lost answer nobody can tell whether the report was made: "retry" sends it again, and the control center
     may see it twice; "ask" parks it until a person has looked, and `relayd retry ID` sends it again."""
+    fallback_category: Annotated[int | str | None, Field(examples=["Security"])] = None
+    """Category, by name or id, of a report whose own the control center does not list; absent: such a report is dead,
+    with the list in its reason."""
     reports_path: Annotated[str, Field(pattern=r"^/\S+$")] = "/reports"
     """Path that opens a report."""
     messages_path: ReportPath = "/reports/{report_id}/chat/messages"

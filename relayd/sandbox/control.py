@@ -5,6 +5,7 @@ Promises: plain JSON; answers only to loopback names, so that a page in a browse
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from relayd.sandbox.faults import ACTIONS, FaultError
 
 if TYPE_CHECKING:
     from relayd.sandbox.cachet import Incident
+    from relayd.sandbox.sayvu import Report
     from relayd.sandbox.server import Sandbox
 
 PREFIX = "/_sandbox"
@@ -48,6 +50,8 @@ def _answer(sandbox: Sandbox, method: str, path: str, body: bytes) -> object:
             return {"incidents": [_shown(each) for each in sandbox.cachet.incidents.values()]}
         case "GET", "/incidentshare":
             return asdict(sandbox.share.archive)
+        case "GET", "/sayvu":
+            return {"reports": {str(number): _of_report(each) for number, each in sandbox.reports.items()}}
         case "GET", "/objects":
             return {"objects": [asdict(stored) for stored in sandbox.objects.values()]}
         case "GET", "" | "/":
@@ -61,6 +65,15 @@ def _answer(sandbox: Sandbox, method: str, path: str, body: bytes) -> object:
         case "POST", _:
             return _change(sandbox, path, _read_object(body))
     return None
+
+
+def _of_report(report: Report) -> dict[str, object]:
+    """A report as the dispatcher has it before him."""
+    images = [
+        {"name": one.name, "size": len(one.content), "sha256": hashlib.sha256(one.content).hexdigest()}
+        for one in report.images
+    ]
+    return {"body": dict(report.body), "lines": list(report.lines), "images": images}
 
 
 def _shown(incident: Incident) -> dict[str, object]:

@@ -25,8 +25,9 @@ from relayd.sandbox.shape import Strict
 CATEGORIES = (
     {"id": 3, "text": "Security", "children": [{"id": 31, "text": "Panic button"}, {"id": 32, "text": "Intrusion"}]},
     {"id": 4, "text": "Vehicle", "children": []},
+    {"id": 5, "text": "Violence", "children": []},
 )
-_CHILDREN = {3: {31, 32}, 4: set[int]()}
+_CHILDREN = {3: {31, 32}, 4: set[int](), 5: set[int]()}
 _BODY_LIMIT = 1024 * 1024
 _FIRST_ID = 48213
 _Model = TypeVar("_Model", bound=BaseModel)

@@ -261,6 +261,14 @@ async def test_with_ask_a_server_that_cannot_be_reached_leaves_no_doubt(tmp_path
             assert isinstance(await relay.attempt(), Unavailable)
 
 
+async def test_a_category_that_is_not_listed_becomes_the_fallback_and_the_receipt_says_so(tmp_path: Path) -> None:
+    async with played(tmp_path, {"fallback_category": "security"}) as (sandbox, relay):
+        receipt = await tried(relay, category="Vehicel")
+    assert isinstance(receipt, Receipt)
+    assert 'as security, since the control center has no category "Vehicel"' in receipt.proof
+    assert sandbox.reports[FIRST].body["category"] == {"category_id": 3}
+
+
 # --- messages and images
 
 
