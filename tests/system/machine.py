@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ class Machine:
             [*self._enter(), "/bin/bash", "-c", command],
             input=stdin,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=timeout,
             env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
         )
@@ -109,12 +110,12 @@ class Machine:
 
 
 @contextlib.contextmanager
-def booted(root: Path, folder: Path, *, keep_in: Path | None = None) -> Iterator[Machine]:
-    """Boot `root`; what it writes goes below `folder`, or into `keep_in` (which then is the upper layer and stays)."""
-    upper, work, merged = keep_in or folder / "upper", folder / "work", folder / "machine"
+def booted(roots: Sequence[Path], folder: Path) -> Iterator[Machine]:
+    """Boot what the layers `roots` make together, the first on top; what it writes is in `folder`/upper afterwards."""
+    upper, work, merged = folder / "upper", folder / "work", folder / "machine"
     for place in (upper, work, merged):
         place.mkdir(parents=True, exist_ok=True)
-    options = f"lowerdir={root},upperdir={upper},workdir={work}"
+    options = f"lowerdir={':'.join(map(str, roots))},upperdir={upper},workdir={work}"
     subprocess.run(["mount", "-t", "overlay", "relayd-test", "-o", options, merged], check=True)
     try:
         with _nspawn(merged, folder / "console.log") as leader:
