@@ -13,7 +13,7 @@ from tests.system.machine import Machine
 
 DROP = "/srv/cameras/front"
 STORED = "/srv/sandbox"
-SECRET = "sandbox-secret"  # what the stand-in expects; the place of it is what is tried
+SECRET = "sandbox-secret"  # what the stand-in expects: what is tried is where it is kept
 
 CONFIG = """\
 [device]
@@ -27,7 +27,7 @@ path = "/srv/cameras/front"
 type = "rapidsos"
 url = "http://127.0.0.1:8490"
 client_id = "sandbox"
-client_secret = { file = "/etc/relayd/secrets/rapidsos" }
+client_secret = { credential = "rapidsos" }
 
 [[rule]]
 name = "everything"
@@ -53,11 +53,11 @@ def install(machine: Machine, package: Path, *, options: str = "") -> str:
 
 
 def configure(machine: Machine, config: str = CONFIG) -> None:
-    """The drop folder of a camera, the configuration, the secret, and the folder opened to the service."""
-    machine.run(f"install -d -o relayd -g relayd -m 2775 {DROP}")
+    """The camera's folder, the configuration, the secret, and what the machine needs for them."""
+    machine.run(f"useradd --system camera && install -d -o camera {DROP}")
     machine.write("/etc/relayd/relayd.toml", config)
-    machine.run("install -m 640 -g relayd /dev/stdin /etc/relayd/secrets/rapidsos", stdin=SECRET + "\n")
-    override(machine, "drop-folder", f"ReadWritePaths={DROP}")
+    machine.run("relayd credential add rapidsos", stdin=SECRET + "\n")
+    machine.run("relayd setup")
 
 
 def override(machine: Machine, name: str, *lines: str) -> None:
