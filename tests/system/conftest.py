@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.system import radosgw
+from tests.system import gateway, radosgw
+from tests.system.machine import booted, make_root
+from tests.system.package import Package, build, native, tree_of_version
 from tests.system.prism import Proxy, running_prism, running_proxy
 from tests.system.processes import free_port, installed
 from tests.system.radosgw import Storage
@@ -23,6 +26,14 @@ class Mock:
     url: str
     log: Path
     port: int
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A root with relayd in it, as layers for `booted`, and what installing it printed."""
+
+    roots: list[Path]
+    said: str
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +59,36 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
     with radosgw.running(tmp_path_factory.mktemp("radosgw")) as running:
         running.make_bucket(BUCKET)
         yield running
+
+
+@pytest.fixture(scope="session")
+def deb(tmp_path_factory: pytest.TempPathFactory) -> Package:
+    """The Debian package of this checkout, for this machine."""
+    installed("system")
+    return build(tmp_path_factory.mktemp("build"), native())
+
+
+@pytest.fixture(scope="session")
+def older_deb(tmp_path_factory: pytest.TempPathFactory) -> Package:
+    """The same of an earlier version."""
+    folder = tmp_path_factory.mktemp("older")
+    return build(folder / "build", native(), tree=tree_of_version("0.0.9", folder / "tree"))
+
+
+@pytest.fixture(scope="session")
+def debian(deb: Package, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A clean Debian 12 with what the package depends on, and nothing else."""
+    place = tmp_path_factory.mktemp("debian") / "root"
+    make_root(place, deb.needed_packages())
+    yield place
+    shutil.rmtree(place)
+
+
+@pytest.fixture(scope="session")
+def relay(deb: Package, debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """Installed with one command in a running system."""
+    folder = tmp_path_factory.mktemp("installed")
+    with booted([debian], folder) as machine:
+        said = gateway.install(machine, deb.path)
+        machine.run("sync; rm -rf /var/log/journal /root/relayd_*")
+    return Installed([folder / "upper", debian], said)

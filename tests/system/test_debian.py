@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.system import gateway
-from tests.system.machine import Machine, booted, make_root
-from tests.system.package import Package, build, native, tree_of_version
-from tests.system.processes import installed
+from tests.system.conftest import Installed
+from tests.system.machine import Machine, booted
+from tests.system.package import Package
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
-OLDER = "0.0.9"
 BACKLOG = 10_000
 FILES = {f"clip-{number}.bin": hashlib.shake_256(bytes([number])).digest(1 + number**3 * 2_000) for number in range(12)}
 OF_THE_FUTURE = """
@@ -30,43 +27,10 @@ spool.close()
 """
 
 
-@dataclass(frozen=True)
-class Installed:
-    """A root with relayd in it, as layers for `booted`, and what installing it printed."""
-
-    roots: list[Path]
-    said: str
-
-
-@pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
-    installed("system")
-    return build(tmp_path_factory.mktemp("build"), native())
-
-
-@pytest.fixture(scope="module")
-def root(package: Package, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A clean Debian 12 with what the package depends on, and nothing else."""
-    place = tmp_path_factory.mktemp("debian") / "root"
-    make_root(place, package.needed_packages())
-    yield place
-    shutil.rmtree(place)
-
-
-@pytest.fixture(scope="module")
-def fresh(package: Package, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """Installed with one command in a running system."""
-    folder = tmp_path_factory.mktemp("installed")
-    with booted([root], folder) as machine:
-        said = gateway.install(machine, package.path)
-        machine.run("sync; rm -rf /var/log/journal /root/relayd_*")
-    return Installed([folder / "upper", root], said)
-
-
 @pytest.fixture
-def machine(fresh: Installed, tmp_path: Path) -> Iterator[Machine]:
+def machine(relay: Installed, tmp_path: Path) -> Iterator[Machine]:
     """A newly booted gateway with relayd installed, not configured."""
-    with booted(fresh.roots, tmp_path / "machine") as running:
+    with booted(relay.roots, tmp_path / "machine") as running:
         yield running
 
 
@@ -89,9 +53,9 @@ def timestamp(machine: Machine, name: str) -> float:
 # --- before there is a configuration
 
 
-def test_installed_it_says_what_is_next_and_runs_nothing(fresh: Installed, machine: Machine) -> None:
-    assert "relayd is installed, and does nothing before it has a configuration" in fresh.said
-    assert "/etc/relayd/relayd.toml" in fresh.said
+def test_installed_it_says_what_is_next_and_runs_nothing(relay: Installed, machine: Machine) -> None:
+    assert "relayd is installed, and does nothing before it has a configuration" in relay.said
+    assert "/etc/relayd/relayd.toml" in relay.said
 
     assert machine.show("ActiveState") == "inactive"
     assert machine.show("UnitFileState") == "enabled"
@@ -270,22 +234,21 @@ def test_it_stops_within_five_seconds_in_the_middle_of_an_upload_and_the_upload_
 
 
 def test_an_upgrade_with_a_backlog_loses_nothing(
-    package: Package, root: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    deb: Package, older_deb: Package, debian: Path, tmp_path: Path
 ) -> None:
-    older = build(tmp_path / "older-build", native(), tree=tree_of_version(OLDER, tmp_path / "older"))
-    with booted([root], tmp_path / "machine") as machine:
-        gateway.install(machine, older.path)
+    with booted([debian], tmp_path / "machine") as machine:
+        gateway.install(machine, older_deb.path)
         gateway.start(machine)
         gateway.ask_sandbox(machine, "link", {"up": False})
         machine.run(
             f"cd {gateway.DROP} && for n in $(seq {BACKLOG}); do echo $n > .$n && mv .$n $n.txt; done", timeout=300
         )
         machine.wait(lambda: machine.status()["spool"]["pending"] == BACKLOG, "all is taken", seconds=300)
-        assert machine.status()["version"] == OLDER
+        assert machine.status()["version"] == older_deb.field("Version")
         machine.write("/etc/relayd/conf.d/site.toml", '[device]\nsite = "odense"\n')
 
-        said = gateway.install(machine, package.path)
-        machine.wait(lambda: machine.status().get("version") == package.field("Version"), "the new one runs")
+        said = gateway.install(machine, deb.path)
+        machine.wait(lambda: machine.status().get("version") == deb.field("Version"), "the new one runs")
 
         assert "does nothing before it has a configuration" not in said
         spool = machine.status()["spool"]
