@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
 @pytest.fixture(scope="session")
 def deb(tmp_path_factory: pytest.TempPathFactory) -> Package:
     """The Debian package of this checkout, for this machine."""
+    assert os.geteuid() == 0, "only root may mount and boot a system: sudo make system"
     installed("system")
     return build(tmp_path_factory.mktemp("build"), native())
 

@@ -20,10 +20,14 @@ sudo() { if [ "$1" = -u ]; then runuser -u "$2" -- "${@:3}"; else "$@"; fi; }
 apt-get() { DEBIAN_FRONTEND=noninteractive command apt-get --yes "$@"; }
 cd /root
 """
+DEVICE = ["amb-0417", "", "", ""]
+BROKER = [""]
+FOLDER = [gateway.DROP, "", ""]
+DESTINATION = ["rapidsos", "", "http://127.0.0.1:8490", "sandbox", "", "", gateway.SECRET, "done"]
 ANSWERS = {
-    "sudo relayd init": ["amb-0417", "", "", "", "", gateway.DROP, "", "", "rapidsos", "", "http://127.0.0.1:8490", "sandbox", "", "", gateway.SECRET, "done", "", "y"],
+    "sudo relayd init": [*DEVICE, *BROKER, *FOLDER, *DESTINATION, "", "y"],
     "sudo relayd credential add rapidsos": [gateway.SECRET],
-}  # fmt: skip
+}
 EXIT_CODES = {"systemctl status relayd": 3}  # of a service that does not run
 
 
@@ -41,7 +45,12 @@ def typed(machine: Machine, command: str) -> Ran:
     """Type it, and what it asks for; it has to end as it should."""
     stdin = "".join(f"{line}\n" for line in ANSWERS.get(command, ()))
     done = machine.run(SUDO + command, check=False, stdin=stdin)
-    assert done.returncode == EXIT_CODES.get(command, 0), f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
+    told = f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
+    failed = re.findall(r"^ *FAILED  (\S+)", done.stdout, re.M)
+    if failed == ["clock:"]:  # the machine has the clock of the one that it runs on, and that may be in no time service
+        assert done.returncode == 1, told
+    else:
+        assert done.returncode == EXIT_CODES.get(command, 0), told
     return done
 
 
