@@ -56,6 +56,9 @@ def bundle(folder: Path, wheels: Path) -> None:
     for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_dir() and (path.name in ("tests", "__pycache__") or not any(path.iterdir())):
             shutil.rmtree(path)
+    for path in folder.rglob("*.py"):
+        if (text := path.read_bytes()).startswith(b"#!"):
+            path.write_bytes(text.replace(b"!", b"", 1))  # a library is no script, and names no interpreter
     bill = _bill(project, [found[name] for name in sorted(needed)], wheels)
     (folder.parent / "relayd.cdx.json").write_text(json.dumps(bill, indent=2) + "\n", encoding="utf-8")
 
