@@ -21,25 +21,30 @@ from relayd.sandbox.server import Sandbox
 @click.option(
     "--listen", metavar="ADDR", default="127.0.0.1:8490", show_default=True, help="Loopback only; port 0: any."
 )
+@click.option("--mqtt", type=click.IntRange(0, 65535), metavar="PORT", help="Play an MQTT 5 broker there; 0: any.")
 @click.option(
     "--state", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Keep what is stored here."
 )
 @click.option("--faults", metavar="SCRIPT", default="", help="Scripted faults; --faults help lists them.")
 @click.option("--seed", default=0, show_default=True, help="Of faults that strike by chance.")
 @click.option("--set", "switches", multiple=True, metavar="NAME=VALUE", help="A switch; --set help lists them.")
-def sandbox(listen: str, state: Path | None, faults: str, seed: int, switches: tuple[str, ...]) -> None:
+def sandbox(
+    listen: str, mqtt: int | None, state: Path | None, faults: str, seed: int, switches: tuple[str, ...]
+) -> None:
     if faults == "help":
         click.echo(_faults_help())
     elif "help" in switches:
         click.echo(_switches_help())
     else:
-        asyncio.run(_serve(_built(listen, state, faults, seed, switches)))
+        asyncio.run(_serve(_built(listen, mqtt, state, faults, seed, switches)))
 
 
 command = sandbox
 
 
-def _built(listen: str, state: Path | None, faults: str, seed: int, switches: tuple[str, ...]) -> Sandbox:
+def _built(
+    listen: str, mqtt: int | None, state: Path | None, faults: str, seed: int, switches: tuple[str, ...]
+) -> Sandbox:
     """The sandbox as asked for; what is wrong with the wish is wrong usage."""
     wishes: dict[str, Any] = {}
     for text in switches:
@@ -48,7 +53,7 @@ def _built(listen: str, state: Path | None, faults: str, seed: int, switches: tu
             raise click.UsageError(f"--set {text}: write NAME=VALUE; `--set help` lists the names")
         wishes[name] = None if value == "none" and name != "etag" else value
     try:
-        return Sandbox(listen=listen, state=state, faults=faults, seed=seed, **wishes)
+        return Sandbox(listen=listen, mqtt_port=mqtt, state=state, faults=faults, seed=seed, **wishes)
     except ValidationError as error:
         lines = [f"--set {'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
         raise click.UsageError("\n".join(lines) + "\n`--set help` lists the names") from None
@@ -66,7 +71,9 @@ async def _serve(served: Sandbox) -> None:
         await served.start()
     except OSError as error:
         await served.close()
-        raise click.ClickException(f"cannot listen: {error.strerror}; choose another port with --listen") from None
+        raise click.ClickException(
+            f"cannot listen: {error.strerror}; choose another port with --listen or --mqtt"
+        ) from None
     with contextlib.suppress(BrokenPipeError):
         click.echo(f"relayd sandbox: {served.url}")
         click.echo(f"client_id {served.settings.client_id}, client_secret {served.settings.client_secret}")
@@ -83,6 +90,11 @@ async def _serve(served: Sandbox) -> None:
             f"incidentshare: url {served.url}, the same client_id and client_secret; streams that are there:"
             f" {served.settings.share_channels}; what was sent and taken: {served.url}/_sandbox/incidentshare"
         )
+        if served.broker is not None:
+            click.echo(
+                f"broker: {served.broker.url}; press a button: curl -X POST {served.url}/_sandbox/mqtt -d"
+                """ '{"topic": "vehicle/panic", "payload": {"pressed": true}}'"""
+            )
         click.echo(f"what is stored: {served.folder}, requests: {served.url}/_sandbox/log")
     try:
         await stop.wait()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -31,8 +32,8 @@ async def answer(sandbox: Sandbox, request: web.BaseRequest) -> web.Response:
     try:
         body = await request.content.read(_BODY_LIMIT)
         path = request.path.removeprefix(PREFIX)
-        if path.startswith("/watcher"):
-            found = await _watcher(sandbox, request.method, path.removeprefix("/watcher"), body)
+        if path.startswith("/watcher/"):
+            found = await _before_cameras(sandbox, request.method, path.removeprefix("/watcher"), body)
         else:
             found = _answer(sandbox, request.method, path, body)
     except (ValueError, KeyError, TypeError) as error:
@@ -46,17 +47,14 @@ def _answer(sandbox: Sandbox, method: str, path: str, body: bytes) -> object:
     match method, path:
         case "GET", "/log":
             return {"log": [asdict(entry) for entry in sandbox.log]}
-        case "GET", "/cachet":
-            return {"incidents": [_shown(each) for each in sandbox.cachet.incidents.values()]}
-        case "GET", "/incidentshare":
-            return asdict(sandbox.share.archive)
-        case "GET", "/sayvu":
-            return {"reports": {str(number): _of_report(each) for number, each in sandbox.reports.items()}}
-        case "GET", "/objects":
-            return {"objects": [asdict(stored) for stored in sandbox.objects.values()]}
+        case "GET", "/records":
+            return {name: shown(sandbox) for name, shown in _RECORDS.items()}
+        case "GET", _ if path.removeprefix("/") in _RECORDS:
+            return _RECORDS[path.removeprefix("/")](sandbox)
         case "GET", "" | "/":
             return {
                 "url": sandbox.url,
+                "mqtt": None if sandbox.broker is None else sandbox.broker.url,
                 "state": str(sandbox.folder),
                 "up": sandbox.is_up,
                 "faults": [fault.text for fault in sandbox.faults],
@@ -73,7 +71,11 @@ def _of_report(report: Report) -> dict[str, object]:
         {"name": one.name, "size": len(one.content), "sha256": hashlib.sha256(one.content).hexdigest()}
         for one in report.images
     ]
-    return {"body": dict(report.body), "lines": list(report.lines), "images": images}
+    return {"body": dict(report.body), "at": report.at, "lines": list(report.lines), "images": images}
+
+
+def _cachet(sandbox: Sandbox) -> object:
+    return {"incidents": [_shown(each) for each in sandbox.cachet.incidents.values()]}
 
 
 def _shown(incident: Incident) -> dict[str, object]:
@@ -83,21 +85,48 @@ def _shown(incident: Incident) -> dict[str, object]:
         **incident.body.model_dump(exclude_unset=True),
         "message": incident.message,
         "status": incident.status,
+        "at": incident.at,
         "updates": [asdict(update) for update in incident.updates],
     }
 
 
-async def _watcher(sandbox: Sandbox, method: str, path: str, body: bytes) -> object:
+def _sayvu(sandbox: Sandbox) -> object:
+    return {"reports": {str(number): _of_report(each) for number, each in sandbox.reports.items()}}
+
+
+def _incidentshare(sandbox: Sandbox) -> object:
+    return asdict(sandbox.share.archive)
+
+
+def _watcher(sandbox: Sandbox) -> object:
+    watcher = sandbox.watcher
+    return {
+        "activations": [asdict(each) for each in watcher.activations.values()],
+        "streams": {name: asdict(stream) for name, stream in watcher.streams.items()},
+        "messages": watcher.messages,
+        "episodes": watcher.episodes,
+    }
+
+
+def _mqtt(sandbox: Sandbox) -> object:
+    return {"messages": [] if sandbox.broker is None else [asdict(each) for each in sandbox.broker.messages]}
+
+
+_RECORDS: Mapping[str, Callable[[Sandbox], object]] = {
+    "objects": lambda sandbox: {"objects": [asdict(stored) for stored in sandbox.objects.values()]},
+    "sayvu": _sayvu,
+    "incidentshare": _incidentshare,
+    "cachet": _cachet,
+    "watcher": _watcher,
+    "mqtt": _mqtt,
+}
+"""What each stand-in has taken."""
+
+
+async def _before_cameras(sandbox: Sandbox, method: str, path: str, body: bytes) -> object:
     """What only cameras and people before them do at a real Watcher."""
     watcher = sandbox.watcher
     match method, path:
-        case "GET", "":
-            return {
-                "activations": [asdict(each) for each in watcher.activations.values()],
-                "streams": {name: asdict(stream) for name, stream in watcher.streams.items()},
-                "messages": watcher.messages,
-                "episodes": watcher.episodes,
-            }
         case "POST", "/scan":
             token = _read_object(body).get("token")
             return {"stream_name": watcher.scan(None if token is None else str(token))}
@@ -125,6 +154,10 @@ def _change(sandbox: Sandbox, path: str, wish: dict[str, object]) -> object:
         case "/clock":
             sandbox.advance(float(str(wish["advance"])))
             return {"now": sandbox.now()}
+        case "/mqtt":
+            if sandbox.broker is None:
+                raise FaultError("there is no broker: start the sandbox with --mqtt PORT")
+            return asdict(sandbox.broker.publish(str(wish["topic"]), json.dumps(wish["payload"]).encode()))
         case "/revoke":
             sandbox.revoke_tokens()
             return {"revoked": True}

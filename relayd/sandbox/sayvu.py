@@ -97,6 +97,7 @@ class Report:
     """One report: `body` as it was sent, below `data`; `lines` are its chat, "label: text" where there is a label."""
 
     body: Mapping[str, object]
+    at: float = 0.0
     lines: list[str] = field(default_factory=list)
     images: list[Image] = field(default_factory=list)
 
@@ -139,7 +140,7 @@ class ControlCenter:
         if body.reporter is None and not self._settings.sayvu_reporter:
             raise _refusal(401, "MISSING_REPORTER", "No reporter is linked to this key")
         number = _FIRST_ID + len(self.reports)
-        self.reports[number] = Report(body.model_dump(exclude_unset=True))
+        self.reports[number] = Report(body.model_dump(exclude_unset=True), exchange.now)
         exchange.entry.has_effect = True
         exchange.entry.key = str(number)
         return self._reference(str(number))

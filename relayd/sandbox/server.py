@@ -22,7 +22,7 @@ from typing import Any
 from aiohttp import web
 
 from relayd import clock
-from relayd.sandbox import cachet, control, incidentshare, sayvu, watcher, webhook, wrong_answers
+from relayd.sandbox import cachet, control, incidentshare, mqtt, sayvu, watcher, webhook, wrong_answers
 from relayd.sandbox.exchange import Dropped, Entry, Exchange, drop, new_entry
 from relayd.sandbox.faults import Fault, Script
 from relayd.sandbox.refusal import ApiRefusal, Refusal, StorageRefusal
@@ -65,8 +65,10 @@ class Sandbox:
         faults: str = "",
         seed: int = 0,
         tls: ssl.SSLContext | None = None,
+        mqtt_port: int | None = None,
         **switches: Any,
     ) -> None:
+        """`mqtt_port`: play a broker there too (0: any port)."""
         self._host, self._port = _loopback(listen)
         self._is_temporary = state is None
         self._tls = tls
@@ -82,6 +84,7 @@ class Sandbox:
         self.watcher = watcher.Watcher(self.settings)
         self.cachet = cachet.StatusPage(self.settings)
         self.share = incidentshare.Site(self.settings)
+        self.broker = None if mqtt_port is None else mqtt.Broker(mqtt_port)
         self._transports: set[asyncio.Transport] = set()
         self._skew_seconds = 0.0
         self._number = 0
@@ -104,7 +107,9 @@ class Sandbox:
         await self.close()
 
     async def start(self) -> None:
-        """Listen; `url` is known from here on."""
+        """Listen; `url` is known from here on. Raises OSError if a port is taken."""
+        if self.broker is not None:
+            await self.broker.start()
         server = web.Server(self._handle, access_log=None, auto_decompress=False, lingering_time=2.0)
         self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -116,6 +121,8 @@ class Sandbox:
     async def close(self) -> None:
         """Drop every connection; a folder of its own goes with it."""
         self._drop_connections()
+        if self.broker is not None:
+            await self.broker.close()
         if self._runner is not None:
             await self._runner.cleanup()
         if self._is_temporary:
