@@ -112,7 +112,10 @@ def _delivery(delivery: Mapping[str, Any], now: float) -> Iterator[Block]:
         f"after {_tries(delivery['attempts'])}{dropped} ({escaped(delivery['rule'])}, {delivery['priority']})",
         state=delivery["state"],
     )
-    if delivery["due_at"]:
+    if delivery["waits_for"]:
+        needs = " and ".join(escaped(need.rpartition(".")[2]) for need in delivery["waits_for"])
+        yield Line(f"waits for the {needs} of incident {escaped(delivery['incident'])}", indent=2)
+    elif delivery["due_at"]:
         words = "next try" if is_ahead(delivery["due_at"], now) else "waits its turn (see `relayd why`), due since"
         yield Line(f"{words} {when(delivery['due_at'], now)}", indent=2)
     if delivery["reason"] and not delivery["proof"]:

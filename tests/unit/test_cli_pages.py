@@ -79,6 +79,8 @@ DELIVERY: dict[str, Any] = {
     "attempts": 2,
     "reason": "the storage hung up",
     "due_at": at(12),
+    "incident": None,
+    "waits_for": [],
 }
 ITEM: dict[str, Any] = {
     "id": "0k3v9x7q2m5n8p1r",
@@ -209,6 +211,13 @@ def test_a_delivery_whose_time_has_come_is_not_said_to_have_its_next_try_in_the_
     assert "next try" not in page
     assert "waits its turn (see `relayd why`), due since" in page
     assert max(map(len, page.splitlines())) <= 80
+
+
+def test_a_delivery_that_waits_for_its_incident_says_for_what() -> None:
+    waiting = {**DETAIL["deliveries"][0], "incident": "01m8", "waits_for": ["control-room.report_id"]}
+    page = text(item_pages.one({**DETAIL, "deliveries": [waiting]}, now=NOW))
+    assert "waits for the report_id of incident 01m8" in page
+    assert "waits its turn" not in page
 
 
 def test_one_item_shows_every_attempt() -> None:
