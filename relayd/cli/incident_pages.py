@@ -18,7 +18,7 @@ _INCIDENTS = (
     Column("state"),
     Column("opened"),
     Column("items", is_number=True),
-    Column("key, and what it is called elsewhere", gives_way=True),
+    Column("key, and ids elsewhere", gives_way=True),
 )
 
 
@@ -32,7 +32,7 @@ def listed(page: Document, *, now: float) -> list[Block]:
             one["state"],
             relative(one["opened_at"], now),
             str(one["items"]),
-            "; ".join([escaped(one["key"]), *_names(one)]),
+            "; ".join([escaped(one["key"]), *_ids(one)]),
         )
         for one in page["incidents"]
     ]
@@ -64,6 +64,16 @@ def _about(incident: Document, now: float) -> Iterator[Block]:
     yield Line(f"deliveries in it: {owed or 'none'}")
     yield Line("")
     yield from item_pages.listed({"items": incident["belonging"], "next": None}, state=None, now=now)
+
+
+def _ids(incident: Mapping[str, Any]) -> list[str]:
+    """The number or name that each destination gave it: `control-room 48213`."""
+    return [
+        f"{escaped(destination)} {escaped(str(value))}"
+        for destination, fields in incident["remote"].items()
+        for name, value in fields.items()
+        if name.endswith("_id")
+    ]
 
 
 def _names(incident: Mapping[str, Any]) -> list[str]:
