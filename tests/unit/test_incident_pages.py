@@ -10,7 +10,7 @@ from tests.unit.test_cli_pages import NOW, at
 
 INCIDENT: dict[str, Any] = {
     "id": "01m8ae6xt6cf3qvm3k",
-    "key": "panic-\x1b[2Jamb",
+    "key": "p-\x1b[2J",
     "rule": "panic",
     "state": "open",
     "opened_at": at(-60),
