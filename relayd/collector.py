@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from relayd import clock
+from relayd import clock, pulse
 from relayd.model import Device, Incident, Item, Opening, Order
 from relayd.rules import RuleBook
 from relayd.spool import Spool
@@ -52,7 +52,9 @@ class Collector:
         with self._spool.incidents.hinted(self._hint.set):
             while True:
                 self._hint.clear()
+                pulse.beat(0.0)
                 next_look_seconds = await self.look()
+                pulse.beat(next_look_seconds)
                 try:
                     async with asyncio.timeout(next_look_seconds):
                         await self._hint.wait()

@@ -11,7 +11,7 @@ import logging
 import sqlite3
 from collections.abc import Awaitable, Callable
 
-from relayd import clock
+from relayd import clock, pulse
 from relayd.errors import SpoolError
 from relayd.spool import Spool, SpoolConfig
 
@@ -42,6 +42,7 @@ async def run(spool: Spool, config: SpoolConfig) -> None:
     """Tidy up for ever. Ends by cancellation."""
     doubt = ClockDoubt(await spool.note(LAST_TIME_NOTE))
     while True:
+        pulse.beat(TURN_SECONDS)
         try:
             is_believable = doubt.believes(clock.now(), clock.monotonic(), clock.synchronization().is_synchronized)
             await tidy(spool, config, may_give_up=is_believable)
@@ -114,5 +115,6 @@ async def _all_of(chore: Callable[[], Awaitable[int]]) -> int:
     total = 0
     while done := await chore():
         total += done
+        pulse.beat(TURN_SECONDS)
         await asyncio.sleep(0)
     return total

@@ -12,7 +12,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 
-from relayd import clock
+from relayd import clock, pulse
 from relayd.diagnosis import Diagnosis
 from relayd.errors import SpoolError
 from relayd.faults import FaultWatch, HealthConfig, Standing, from_document, to_document
@@ -49,6 +49,7 @@ class Lookout:
     async def run(self) -> None:
         """For ever."""
         while True:
+            pulse.beat(LOOK_EVERY_SECONDS)
             await self.look()
             await asyncio.sleep(LOOK_EVERY_SECONDS)
 

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from relayd import clock
+from relayd import clock, pulse
 from relayd.errors import RelaydError, SpoolError, Unavailable
 from relayd.faults import Standing, after, from_document, to_document, turns
 from relayd.homeassistant import Shown
@@ -76,6 +76,7 @@ class Presence:
         told = from_document(json.loads(await self._spool.note(TOLD_NOTE) or "{}"))
         while True:
             self._wake.clear()
+            pulse.beat(LOOK_EVERY_SECONDS, "presence")
             connection = self._connection
             snapshot = await self._operations.status()
             if connection != self._connection:

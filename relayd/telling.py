@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+from relayd import pulse
 from relayd.errors import Rejected, RelaydError
 from relayd.post import Post
 from relayd.spool import Correspondence, Event
@@ -40,6 +41,7 @@ class Teller:
         """For ever."""
         failures = 0
         while True:
+            pulse.beat(LOOK_AGAIN_SECONDS, "events")
             self._hint.clear()
             self._say_dropped()
             events = await self._waiting.events(self._told, AT_ONCE) if self._post.is_open else []

@@ -85,6 +85,7 @@ class Worker:
         async with asyncio.TaskGroup() as attempts:
             while not self._is_finishing:
                 self._hint.clear()
+                pulse.beat(0.0)
                 next_look_seconds = await self._fill(attempts)
                 pulse.beat(next_look_seconds)
                 await self._wait(next_look_seconds)

@@ -12,7 +12,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
-from relayd import clock
+from relayd import clock, pulse
 from relayd.model import Finding, SourceView
 from relayd.sources import folder_findings
 from relayd.sources.base import Ledger, Put, Source, SourceConfig
@@ -48,6 +48,7 @@ class FolderSource(Source):
         pool = ThreadPoolExecutor(THREADS, thread_name_prefix=f"source-{self.name}")
         try:
             while True:
+                pulse.beat(REOPEN_SECONDS)
                 await self._visit_once(put, pool)
                 await asyncio.sleep(REOPEN_SECONDS)
         finally:

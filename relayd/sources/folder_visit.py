@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
+from relayd import pulse
 from relayd.files import printable
 from relayd.sources import folder_findings
 from relayd.sources.base import Ledger, Put
@@ -148,6 +149,7 @@ class Visit:
     async def _scan_until_lost(self, pickup: Pickup, desk: FileDesk) -> str:
         while True:
             self._wake.clear()
+            pulse.beat(self._config.rescan)
             try:
                 reason = await self.rescan(pickup, desk)
             except OSError as error:
@@ -199,6 +201,7 @@ class Visit:
             may_remove = not self._config.keep_originals
             result = await self._thread(audit, rows, self._scanner, desk, may_remove)
             pickup.apply(result)
+            pulse.beat(self._config.rescan)
             stuck = result.stuck or stuck
             budget -= AUDITED_AT_ONCE
             self._audited_until = rows[-1].origin.path if len(rows) == AUDITED_AT_ONCE else b""

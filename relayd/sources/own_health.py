@@ -15,7 +15,7 @@ import sqlite3
 from collections.abc import Mapping
 from typing import ClassVar
 
-from relayd import clock
+from relayd import clock, pulse
 from relayd.errors import SpoolError, SpoolFull
 from relayd.faults import SCHEMA, Standing, Turn, after, title, turns
 from relayd.lookout import Lookout
@@ -29,6 +29,7 @@ log = logging.getLogger("relayd.sources")
 RAISED, CLEARED = 1, 2
 """What an entry of the ledger was told as, in the column that tells files apart."""
 TRY_AGAIN_SECONDS = 5.0
+LOOK_AGAIN_SECONDS = 60.0
 LEDGER_PAGE = 1_000
 
 
@@ -54,7 +55,9 @@ class OwnHealth(Source):
                     break
                 told = after(turn, told)
             try:
-                async with asyncio.timeout(TRY_AGAIN_SECONDS if self._trouble else None):
+                rest_seconds = TRY_AGAIN_SECONDS if self._trouble else LOOK_AGAIN_SECONDS
+                pulse.beat(rest_seconds)
+                async with asyncio.timeout(rest_seconds):
                     await news.wait()
             except TimeoutError:
                 continue

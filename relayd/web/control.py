@@ -17,6 +17,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from relayd import pulse
 from relayd.files import printable
 from relayd.operations import Operations
 from relayd.web import api, place
@@ -57,7 +58,8 @@ async def serve_on(operations: Operations, spool_folder: Path, path: Path, liste
     try:
         await web.SockSite(runner, listening).start()
         log.info("control socket: %s", path)
-        while place.identity(path) == own:  # noqa: ASYNC110 - nobody tells us that a file was removed
+        while place.identity(path) == own:  # nobody tells us that a file was removed
+            pulse.beat(LOOK_SECONDS)
             await asyncio.sleep(LOOK_SECONDS)
     finally:
         place.remove(path, own)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from relayd import clock, config, destinations
+from relayd import clock, config, destinations, pulse
 from relayd.config import Loaded
 from relayd.destinations.webhook import Webhook
 from relayd.errors import ConfigError
@@ -204,3 +204,20 @@ async def test_limits_of_the_spool_hold_from_the_reload_on(tmp_path: Path) -> No
         file.write_text(written(tmp_path, SOME).replace('min_free = "1MB"', 'min_free = "1MB"\nmax_size = "5MB"'))
         await running.change_to(config.load([file]))
         assert running.spool.counters.max_bytes == 5_000_000
+
+
+async def test_every_part_with_a_loop_of_its_own_beats_and_no_longer_once_it_has_ended(tmp_path: Path) -> None:
+    """A topic has none: its messages are brought by the broker's."""
+    with pulse.registry() as heartbeats:
+        async with running_parts(tmp_path) as running:
+            (tmp_path / "drop").mkdir()
+            await running.change_to(loaded(tmp_path, {**SOME, "own": True}))
+            loops = {"housekeeping", "incidents", "source drop", "source relayd", "destination hook", "broker a"}
+            async with asyncio.timeout(10):
+                while not loops <= heartbeats.due.keys():  # noqa: ASYNC110 - a beat wakes nobody
+                    await asyncio.sleep(0.01)
+            await running.change_to(loaded(tmp_path, {**SOME, "folder": None}))
+            async with asyncio.timeout(10):
+                while "source drop" in heartbeats.due:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+        assert heartbeats.due == {}
