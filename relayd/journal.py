@@ -10,14 +10,19 @@ import logging
 import re
 import sys
 from collections import OrderedDict
+from collections.abc import Mapping
 
-from relayd import clock
+from relayd import clock, systemd
 from relayd.files import printable
+from relayd.messages import FIELDS
 
 REPEATS_PER_WINDOW = 5
 WINDOW_SECONDS = 600.0
 KINDS_REMEMBERED = 500
 LINE_LIMIT = 2000
+FIELD_LIMIT = 500
+PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+"""Of syslog(3), by level."""
 
 _SECRETS = re.compile(
     r"(?i)(authorization\s*[:=]\s*(?:\w+\s+)?|bearer\s+|basic\s+"
@@ -73,12 +78,35 @@ class Calm(logging.Filter):
         return count < REPEATS_PER_WINDOW
 
 
+class ToJournal(logging.Handler):
+    """Hands records to the journal with their fields; where that cannot be had, a line with its priority."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        priority = PRIORITIES.get(record.levelno, 5)
+        fields: Mapping[str, str] = getattr(record, FIELDS, {})
+        entry = {
+            "MESSAGE": text,
+            "PRIORITY": str(priority),
+            "SYSLOG_IDENTIFIER": "relayd",
+            "LOGGER": record.name,
+            **{name: printable(masked(value))[:FIELD_LIMIT] for name, value in fields.items()},
+        }
+        if not systemd.log(entry):
+            print(f"<{priority}>{text}", file=sys.stderr, flush=True)  # noqa: T201
+
+
 def set_up(level: str = "INFO", *, with_time: bool | None = None) -> None:
-    """Send every record to standard error, which is the journal under systemd; times only where nobody adds them."""
-    timed = sys.stderr.isatty() if with_time is None else with_time
-    handler = logging.StreamHandler(sys.stderr)
-    form = "%(levelname)s %(name)s: %(message)s"
-    handler.setFormatter(OneLine(f"%(asctime)s {form}" if timed else form))
+    """Send every record to the journal if it reads us, else to standard error, with times where nobody adds them."""
+    handler: logging.Handler
+    if systemd.is_journal(sys.stderr.fileno()):
+        handler = ToJournal()
+        form = "%(name)s: %(message)s"
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        timed = sys.stderr.isatty() if with_time is None else with_time
+        form = f"{'%(asctime)s ' if timed else ''}%(levelname)s %(name)s: %(message)s"
+    handler.setFormatter(OneLine(form))
     handler.addFilter(Calm())
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -11,16 +11,25 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from relayd import clock, pulse
 from relayd.diagnosis import Diagnosis
 from relayd.errors import SpoolError
 from relayd.faults import FaultWatch, HealthConfig, Standing, from_document, to_document
+from relayd.messages import Message, about
 from relayd.spool import Spool
 
 log = logging.getLogger("relayd.lookout")
 
 LOOK_EVERY_SECONDS = 1.0
+_MESSAGES = {
+    "source": Message.SOURCE_BROKE,
+    "broker": Message.BROKER_REFUSED,
+    "spool": Message.SPOOL_FULL,
+    "clock": Message.CLOCK_ADRIFT,
+}
+"""Which faults have an explanation of their own, by the kind of part. Of a destination its worker tells."""
 STANDING_NOTE = "health:standing"
 """Part → [reason, since] of every fault that stands."""
 
@@ -85,7 +94,12 @@ class Lookout:
     def _log(self, before: Mapping[str, Standing]) -> None:
         for part, fault in self.standing.items():
             if part not in before:
-                log.warning("%s broke: %s", part, fault.reason)
+                log.warning("%s broke: %s", part, fault.reason, extra=_about(part))
         for part, fault in before.items():
             if part not in self.standing:
                 log.info("%s is whole again; it was: %s", part, fault.reason)
+
+
+def _about(part: str) -> dict[str, Any]:
+    kind, _, name = part.partition(" ")
+    return about(_MESSAGES.get(kind), **{kind: name} if name else {})

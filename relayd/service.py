@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from relayd import clock, systemd
 from relayd.diagnosis import Views
 from relayd.errors import SpoolError
+from relayd.messages import Message, about
 from relayd.pulse import Pulse
 from relayd.spool import Spool, SpoolCounters
 
@@ -114,6 +115,7 @@ def _complain(heartbeats: Pulse, known: frozenset[str]) -> frozenset[str]:
                 "%s is stuck: no progress for %.0f s longer than it may rest; the watchdog is not fed any more",
                 name,
                 late_seconds,
+                extra=about(Message.LOOP_STUCK, loop=name),
             )
     for name in known - stuck.keys():
         log.warning("%s makes progress again", name)

@@ -14,6 +14,7 @@ from typing import Any
 from relayd import clock, config
 from relayd.config import Loaded
 from relayd.errors import ConfigError, SpoolError
+from relayd.messages import Message, about
 from relayd.spool import Spool
 from relayd.status import ConfigStatus
 
@@ -79,7 +80,9 @@ class Settled:
         """It is not; the one before goes on."""
         problems = [str(problem) for problem in error.problems]
         for problem in problems:
-            log.error("configuration refused, the previous one goes on: %s", problem)
+            log.error(
+                "configuration refused, the previous one goes on: %s", problem, extra=about(Message.CONFIG_REFUSED)
+            )
         self._refused = problems[0]
         shown = [problem[:LONGEST_TOLD] for problem in problems[:MOST_TOLD]]
         await self._tell_fleet("config_rejected", {"problems": shown, "problem_count": len(problems)})

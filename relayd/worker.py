@@ -18,6 +18,7 @@ from relayd.arguments import arguments_of
 from relayd.destinations.base import Attempt, Destination, DestinationConfig, Sibling, Step
 from relayd.errors import Rejected, SpoolError
 from relayd.files import printable
+from relayd.messages import Message, about
 from relayd.model import DestinationView, Device, Fields, Outcome, Priority, Receipt, State
 from relayd.retry import BREAKER_FAILURES, Backoff, Verdict, judge
 from relayd.spool import Begun, Spool
@@ -263,6 +264,7 @@ class Worker:
             self.name,
             delivery.attempts,
             receipt.proof,
+            extra=about(item=begun.item.id, destination=self.name, source=begun.item.source),
         )
         self._answered()
 
@@ -330,7 +332,9 @@ class Worker:
         if not wait:  # a server that says 0 seconds wants no storm either
             wait = clock.jitter(self._backoff.ceiling_seconds(failures))
         if self._pause is None or self._pause.reason != verdict.reason:
-            self._log.warning("%s pauses: %s; next try in %.0f s", self.name, verdict.reason, wait)
+            kind = Message.LOGIN_REFUSED if verdict.is_fault else Message.DESTINATION_AWAY
+            told = about(kind, destination=self.name)
+            self._log.warning("%s pauses: %s; next try in %.0f s", self.name, verdict.reason, wait, extra=told)
         self._was_heard_of = True
         self._pause = _Pause(verdict.reason, clock.monotonic() + wait, failures, verdict.is_fault)
 
@@ -339,20 +343,24 @@ class Worker:
         self._was_heard_of = True
         self._failures_in_a_row = 0
         if self._pause is not None:
-            self._log.info("%s answers again after %d failed tries", self.name, self._pause.failures)
+            told = about(Message.DESTINATION_BACK, destination=self.name)
+            self._log.info("%s answers again after %d failed tries", self.name, self._pause.failures, extra=told)
             self._pause = None
 
     def _log_failure(self, begun: Begun, verdict: Verdict, error: Exception) -> None:
         delivery = begun.delivery
+        names = {"item": begun.item.id, "destination": self.name, "source": begun.item.source}
         words = (begun.item.id, printable(begun.item.name), self.name, delivery.attempts, verdict.reason)
         if verdict.ends_as is not None:
-            self._log.warning("%s (%s) is %s for %s after %d attempts: %s", *words[:2], verdict.ends_as, *words[2:])
+            told = about(Message.ITEM_DEAD, **names)
+            text = "%s (%s) is %s for %s after %d attempts: %s"
+            self._log.warning(text, *words[:2], verdict.ends_as, *words[2:], extra=told)
         elif verdict.is_unexpected and delivery.attempts == 1:
-            self._log.error("%s (%s) failed at %s, attempt %d: %s", *words, exc_info=error)
+            self._log.error("%s (%s) failed at %s, attempt %d: %s", *words, exc_info=error, extra=about(**names))
         elif verdict.outcome is Outcome.NOT_READY and delivery.attempts == 1:
             return  # as expected: something goes before it
         elif not verdict.pauses and delivery.attempts in TRIES_WORTH_A_LINE:
-            self._log.warning("%s (%s) waits for %s after attempt %d: %s", *words)
+            self._log.warning("%s (%s) waits for %s after attempt %d: %s", *words, extra=about(**names))
 
 
 @dataclass(frozen=True, slots=True)

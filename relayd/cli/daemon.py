@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import sys
 from functools import partial
 
 import click
 
-from relayd.cli import Options
+from relayd.cli import WRONG, Options
+from relayd.errors import ConfigError
+from relayd.messages import Message, about
+
+log = logging.getLogger("relayd.app")
 
 
 @click.command()
@@ -24,8 +30,16 @@ def run(options: Options, log_level: str) -> None:
 
     Stops cleanly on SIGTERM, reads the configuration again on SIGHUP. Exit code 2 if the configuration is wrong.
     """
-    from relayd import app, journal
+    from relayd import app, journal, systemd
     from relayd.web import control
 
     journal.set_up(log_level.upper())
-    asyncio.run(app.run(options.files, partial(control.serve, has_own_config=options.config is not None)))
+    try:
+        asyncio.run(app.run(options.files, partial(control.serve, has_own_config=options.config is not None)))
+    except ConfigError as error:
+        systemd.notify(f"STATUS=configuration refused: {error.problems[0]}")
+        if not systemd.is_journal(sys.stderr.fileno()):
+            raise
+        for problem in error.problems:
+            log.error("configuration refused: %s", problem, extra=about(Message.CONFIG_REFUSED))
+        raise click.exceptions.Exit(WRONG) from None

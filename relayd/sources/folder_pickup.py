@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from relayd import files
 from relayd.errors import Quarantined, RelaydError, SpoolError, SpoolFull, Unsettled
+from relayd.messages import Message, about
 from relayd.model import Item, Origin
 from relayd.sources.base import Known, Ledger, Put
 from relayd.sources.faults import Faults
@@ -220,7 +221,8 @@ class Pickup:
         if key_of(origin) not in self.known:
             self.known.add(key_of(origin))
             name = files.printable(origin.path)
-            log.warning("source %s: %s goes to quarantine: %s", self._naming.source, name, refused.reason)
+            told = about(Message.FILE_QUARANTINED, source=self._naming.source, file=name)
+            log.warning("source %s: %s goes to quarantine: %s", self._naming.source, name, refused.reason, extra=told)
 
     def _failed(self, path: bytes, error: Exception) -> None:
         """The disk, the network or the spool: try again after a while, and let the others go on."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from relayd import clock
+from relayd.messages import Message, about
 from relayd.model import State
 from relayd.spool import counting, database, lists
 from relayd.spool.limits import UNCLAIMED
@@ -106,6 +107,7 @@ def _finish(folder: SpoolFolder, aside: Path, *, now: float) -> Salvaged:
         strays,
         folder.salvaged,
         "the database was gone" if done.aside is None else f"the damaged database is kept as {aside.name}",
+        extra=about(Message.SPOOL_SALVAGED),
     )
     return done
 

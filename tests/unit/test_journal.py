@@ -1,15 +1,23 @@
-"""Log lines: one line, masked, calm."""
+"""Log lines: one line, masked, calm; and entries of the journal, with fields."""
 
 from __future__ import annotations
 
 import io
 import logging
+import os
+import socket
+import struct
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.journal import REPEATS_PER_WINDOW, Calm, OneLine, masked
+from relayd import systemd
+from relayd.journal import REPEATS_PER_WINDOW, Calm, OneLine, ToJournal, masked
+from relayd.messages import Message, about
 
 
 def line(message: str, *args: object, exception: BaseException | None = None) -> str:
@@ -75,3 +83,102 @@ def test_information_is_not_held_back() -> None:
     calm = Calm()
     records = [logging.LogRecord("a", logging.INFO, "x", 1, "delivered %s", ("x",), None) for _ in range(50)]
     assert all(calm.filter(record) for record in records)
+
+
+# --- the journal
+
+
+class Journal:
+    """A journal's socket of our own; `entries` reads what came, field by field."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._door = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._door.bind(str(path))
+        self._door.setblocking(False)
+
+    def close(self) -> None:
+        self._door.close()
+
+    def entry(self) -> dict[str, str]:
+        rest, fields = self._door.recv(65536), {}
+        while rest:
+            name, _, rest = rest.partition(b"\n")
+            (size,) = struct.unpack_from("<Q", rest)
+            fields[name.decode()] = rest[8 : 8 + size].decode()
+            assert rest[8 + size : 9 + size] == b"\n"
+            rest = rest[9 + size :]
+        return fields
+
+
+@pytest.fixture
+def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Journal]:
+    made = Journal(tmp_path / "journal")
+    monkeypatch.setattr(systemd.log, "__defaults__", (str(made.path),))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def logger() -> Iterator[logging.Logger]:
+    handler = ToJournal()
+    handler.setFormatter(OneLine("%(name)s: %(message)s"))
+    made = logging.getLogger("relayd.journal-test")
+    made.propagate = False
+    made.addHandler(handler)
+    yield made
+    made.removeHandler(handler)
+
+
+def test_an_entry_says_what_it_is_about_in_fields(journal: Journal, logger: logging.Logger) -> None:
+    logger.warning("%s is dead", "a.jpg", extra=about(Message.ITEM_DEAD, item="01abc", destination="rapidsos"))
+    assert journal.entry() == {
+        "MESSAGE": "relayd.journal-test: a.jpg is dead",
+        "PRIORITY": "4",
+        "SYSLOG_IDENTIFIER": "relayd",
+        "LOGGER": "relayd.journal-test",
+        "MESSAGE_ID": Message.ITEM_DEAD.value,
+        "ITEM": "01abc",
+        "DESTINATION": "rapidsos",
+    }
+
+
+@given(text=st.text())
+def test_no_field_can_be_broken_out_of(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(Path(folder) / "j")
+        try:
+            assert systemd.log({"MESSAGE": text, "FILE": text, "ITEM": "x"}, str(journal.path))
+            entry = journal.entry()
+            assert entry.keys() == {"MESSAGE", "FILE", "ITEM"}
+            assert entry["ITEM"] == "x"
+        finally:
+            journal.close()
+
+
+def test_no_secret_gets_into_any_field(journal: Journal, logger: logging.Logger) -> None:
+    try:
+        raise RuntimeError("token=s3cr3t-value")
+    except RuntimeError:
+        logger.exception("failed: %s", "password: s3cr3t-value", extra=about(file="x?secret=s3cr3t-value"))
+    entry = journal.entry()
+    assert "s3cr3t-value" not in str(entry)
+    assert "***" in entry["FILE"]
+    assert "RuntimeError" in entry["MESSAGE"]
+
+
+def test_where_the_journal_cannot_be_had_a_line_with_its_priority_is_left(
+    logger: logging.Logger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(systemd.log, "__defaults__", (str(tmp_path / "nowhere"),))
+    logger.error("the disk\nis full")
+    assert capsys.readouterr().err == "<3>relayd.journal-test: the disk | is full\n"
+
+
+def test_the_journal_is_known_by_its_stream_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "stream").open("wb") as stream:
+        found = os.fstat(stream.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+        assert systemd.is_journal(stream.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino + 1}")
+        assert not systemd.is_journal(stream.fileno())
