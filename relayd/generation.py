@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 
-from relayd import __version__, destinations, sources
+from relayd import destinations, sources
 from relayd.config import Loaded
 from relayd.config.sections import one_broker, wires_of
 from relayd.destinations.base import Destination
@@ -21,7 +21,6 @@ from relayd.errors import ConfigError
 from relayd.location import Whereabouts
 from relayd.lookout import Lookout
 from relayd.memory import Notes
-from relayd.model import DestinationView
 from relayd.operations import Operations, Parts, paused_note
 from relayd.plan import OWN, Key, Plan, broker_of, changed, plan_of
 from relayd.reporter import Reporter
@@ -127,9 +126,7 @@ class _Work:
             if self.begins(Key("destination", name)):
                 self._destinations[name] = destinations.build(name, section, self._surroundings)
         built = {
-            name: self._destinations.get(name) or self._before.destinations[name]
-            for name, section in self.config.destination.items()
-            if not destinations.is_planned(section.type)
+            name: self._destinations.get(name) or self._before.destinations[name] for name in self.config.destination
         }
         workers = {
             name: Worker(
@@ -160,25 +157,12 @@ class _Work:
             },
             destinations=built,
             workers=workers,
-            idle=self._idle(),
         )
 
     def _is_held(self, name: str, held: Collection[str]) -> bool:
         """A pause by hand outlives the change of a destination, whatever the notes said a moment ago."""
         present = self._before.workers.get(name)
         return name in held if present is None else present.view().state == "paused"
-
-    def _idle(self) -> Mapping[str, DestinationView]:
-        return {
-            name: DestinationView(
-                state="fault",
-                reason=f"relayd {__version__} cannot deliver to type {section.type!r} yet; its deliveries are kept",
-                next_try_at=None,
-                under_way=0,
-            )
-            for name, section in self.config.destination.items()
-            if destinations.is_planned(section.type)
-        }
 
     async def undo(self) -> None:
         """Leave brokers that stay, at once; then close what was opened."""

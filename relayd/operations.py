@@ -53,13 +53,12 @@ class Reporting(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What runs under the present configuration; `idle` are destinations that nothing delivers to, and why."""
+    """What runs under the present configuration."""
 
     brokers: Mapping[str, Broker] = field(default_factory=dict)
     sources: Mapping[str, Source] = field(default_factory=dict)
     destinations: Mapping[str, Destination] = field(default_factory=dict)
     workers: Mapping[str, Deliverer] = field(default_factory=dict)
-    idle: Mapping[str, DestinationView] = field(default_factory=dict)
     reporter: Reporting | None = None
 
     def views(self) -> Views:
@@ -67,7 +66,7 @@ class Parts:
         brokers = {name: broker.view() for name, broker in self.brokers.items()}
         return Views(
             sources={name: source.view() for name, source in self.sources.items()},
-            destinations={**self.idle, **{name: worker.view() for name, worker in self.workers.items()}},
+            destinations={name: worker.view() for name, worker in self.workers.items()},
             brokers={**brokers, **(self.reporter.view() if self.reporter else {})},
             cameras={name: destination.cameras() for name, destination in self.destinations.items()},
         )
@@ -75,7 +74,7 @@ class Parts:
     def view(self, destination: str) -> DestinationView | None:
         """How a destination is doing; None if it is not in the configuration any more."""
         worker = self.workers.get(destination)
-        return self.idle.get(destination) if worker is None else worker.view()
+        return None if worker is None else worker.view()
 
 
 def paused_note(destination: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from relayd import destinations, sources
+from relayd import destinations
 from relayd.config.sections import Config
 from relayd.rule_config import OWN_HEALTH
 
@@ -49,16 +49,14 @@ def plan_of(config: Config) -> Plan:
     if config.reload.watch:
         plan[Key("watch")] = config.reload
     for name, source in config.source.items():
-        if not sources.is_planned(source.type):
-            login = config.destination.get(getattr(source, "watcher", ""))  # some use the login of a destination
-            plan[Key("source", name)] = (source, device, brokers.get(Key("broker", broker_of(source))), login)
+        login = config.destination.get(getattr(source, "watcher", ""))  # some use the login of a destination
+        plan[Key("source", name)] = (source, device, brokers.get(Key("broker", broker_of(source))), login)
     if any(OWN_HEALTH in rule.from_ for rule in config.rule):
         plan[OWN] = "it depends on nothing"
     for name, section in config.destination.items():
-        if not destinations.is_planned(section.type):
-            # Nobody knows which brokers a type of another package uses.
-            used = brokers.get(Key("broker", broker_of(section))) if section.type in destinations.TYPES else brokers
-            plan[Key("destination", name)] = plan[Key("upkeep", name)] = (section, device, used)
+        # Nobody knows which brokers a type of another package uses.
+        used = brokers.get(Key("broker", broker_of(section))) if section.type in destinations.TYPES else brokers
+        plan[Key("destination", name)] = plan[Key("upkeep", name)] = (section, device, used)
     return plan
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from relayd import config, destinations, sources
+from relayd import config
 from relayd.cli import FAILED, WRONG, Options, tables
 from relayd.cli.client import escaped
 from relayd.config import Loaded
@@ -108,14 +108,8 @@ def _document(loaded: Loaded, findings: Sequence[Finding], *, is_good: bool, is_
         "files": [str(path) for path in loaded.files],
         "sha256": loaded.sha256,
         "notices": list(loaded.notices),
-        "sources": {
-            name: {"type": one.type, "has_effect": not sources.is_planned(one.type)}
-            for name, one in settings.source.items()
-        },
-        "destinations": {
-            name: {"type": one.type, "has_effect": not destinations.is_planned(one.type)}
-            for name, one in settings.destination.items()
-        },
+        "sources": {name: {"type": one.type} for name, one in settings.source.items()},
+        "destinations": {name: {"type": one.type} for name, one in settings.destination.items()},
         "rules": [rule.name for rule in settings.rule],
         "online": [
             {"subject": finding.subject, "ok": finding.is_good, "text": finding.text, "remedy": finding.remedy}

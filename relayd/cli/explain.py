@@ -105,8 +105,6 @@ def _delivery_blocks(delivery: Mapping[str, Any], *, indent: int) -> list[tables
     if delivery["waits_for"]:
         needs = " and ".join(escaped(need.rpartition(".")[2]) for need in delivery["waits_for"])
         blocks.append(tables.Line(f"waits until the incident's {needs} is known", state="waiting", indent=indent + 4))
-    if delivery["note"]:
-        blocks.append(tables.Line(delivery["note"], state="waiting", indent=indent + 4))
     for follower in delivery["then"]:
         blocks += _delivery_blocks(follower, indent=indent + 2)
     return blocks

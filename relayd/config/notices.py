@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from relayd import __version__, destinations, sources
+from relayd import __version__, destinations
 from relayd.cage import TemplateError
 from relayd.config.locate import Path
 from relayd.config.reading import Sections
 from relayd.incidents import is_dispensable
-from relayd.rule_config import DeliverConfig, RuleConfig
+from relayd.rule_config import DeliverConfig
 from relayd.templates import fields_used
 
 Notice = tuple[Path, str]
@@ -33,19 +33,9 @@ def _planned(sections: Sections) -> Iterator[Notice]:
         yield ("web",), f"{_NO_EFFECT} (there is no web page)"
     for name in sections.link:
         yield ("link", name), f"{_NO_EFFECT} (every link is used without limits)"
-    for name, source in sections.source.items():
-        if sources.is_planned(source.type):
-            yield ("source", name), f"{_NO_EFFECT} (nothing is taken from sources of type {source.type})"
-    for name, destination in sections.destination.items():
-        if destinations.is_planned(destination.type):
-            yield ("destination", name), f"{_NO_EFFECT} (deliveries to type {destination.type} are kept, not sent)"
     for index, rule in sections.rule.items():
-        yield from _planned_in_rule(("rule", index), rule)
-
-
-def _planned_in_rule(path: Path, rule: RuleConfig) -> Iterator[Notice]:
-    if rule.metered is not None:
-        yield (*path, "metered"), f"{_NO_EFFECT} (every link is used without limits)"
+        if rule.metered is not None:
+            yield ("rule", index, "metered"), f"{_NO_EFFECT} (every link is used without limits)"
 
 
 def _rules_that_surprise(sections: Sections) -> Iterator[Notice]:

@@ -30,14 +30,12 @@ async def try_everything(config: Config) -> AsyncIterator[Finding]:
     for name in surroundings.brokers:
         for finding in await try_broker(config, name, surroundings):
             yield finding
-    for name, source in config.source.items():
-        if not sources.is_planned(source.type):
-            for finding in await try_source(config, name, surroundings):
-                yield finding
-    for name, section in config.destination.items():
-        if not destinations.is_planned(section.type):
-            for finding in await try_destination(config, name, surroundings):
-                yield finding
+    for name in config.source:
+        for finding in await try_source(config, name, surroundings):
+            yield finding
+    for name in config.destination:
+        for finding in await try_destination(config, name, surroundings):
+            yield finding
 
 
 def surroundings_of(config: Config) -> Surroundings:

@@ -118,7 +118,7 @@ def _title(content: bytes) -> str:
 
 def preview(config: Config, item: Item, *, in_incident: bool = False) -> dict[str, Any]:
     """`{"item": {…}, "rules": [{name, matched, reason}], "incidents": [{key, rule, collect, closes}], "held": [{…}],
-    "deliveries": [{destination, type, action, priority, rule, arguments, error, note, waits_for, then: […]}]}`.
+    "deliveries": [{destination, type, action, priority, rule, arguments, error, waits_for, then: […]}]}`.
 
     With `in_incident`, as if it belonged to an incident that another item has opened."""
     device = config.device.as_device()
@@ -167,7 +167,6 @@ def _delivery(
     models = destinations.models(kind)
     seen = rules.context(item, device, incident=incident, receipt=receipt)
     arguments, error = _filled(order, models.actions[order.action], seen)
-    is_planned = destinations.is_planned(kind)
     following = _Later({field: f"<receipt.{field}>" for field in models.receipt or ()})
     return {
         "destination": order.destination,
@@ -177,7 +176,6 @@ def _delivery(
         "rule": order.rule,
         "arguments": arguments,
         "error": error,
-        "note": f"this version keeps deliveries to type {kind} and does not send them yet" if is_planned else None,
         "waits_for": [
             incidents.bare(need) for need in order.needs if order.incident or not incidents.is_dispensable(need)
         ],

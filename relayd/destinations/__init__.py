@@ -1,8 +1,7 @@
 """The destinations by type: one line each. A module is imported when the configuration names its type, not before.
 
-A type is either built (a class that delivers) or planned: its sections and actions are read and checked, and deliveries
-to it are kept, but this version cannot deliver them yet. Nothing outside `config` and `app` names a concrete adapter.
-An installed package may bring types of its own, by an entry point of the group `relayd.destinations`.
+Nothing outside `config` and `app` names a concrete adapter. An installed package may bring types of its own, by an
+entry point of the group `relayd.destinations`.
 """
 
 from __future__ import annotations
@@ -34,9 +33,6 @@ TYPES: Mapping[str, str] = {
 GROUP = "relayd.destinations"
 """Entry points of this group name the types of other packages, `NAME = "package.module:Class"`."""
 
-PLANNED: Mapping[str, str] = {}
-"""Type → its models, where nothing delivers yet."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Models:
@@ -50,22 +46,14 @@ class Models:
     spares: Mapping[str, str] = field(default_factory=dict)
 
 
-def is_planned(type_name: str) -> bool:
-    """Whether this version reads the type's sections but cannot deliver to it."""
-    return type_name in PLANNED
-
-
 def known_types(asked: object = None) -> tuple[str, ...]:
     """Every type that a section may name; other packages are not looked through for one of our own that is `asked`."""
-    ours = (*TYPES, *PLANNED)
+    ours = tuple(TYPES)
     return ours if asked in ours else (*ours, *_brought_along())
 
 
 def models(type_name: str) -> Models:
     """The models of a known type."""
-    if type_name in PLANNED:
-        planned: Models = _load(PLANNED[type_name])
-        return planned
     built = _class_of(type_name)
     return Models(
         config=built.Config,
@@ -86,7 +74,7 @@ def wired(section: DestinationConfig) -> Models:
 
 
 def build(name: str, config: DestinationConfig, surroundings: Surroundings) -> Destination:
-    """The destination that `[destination.NAME]` describes. Only for types that are built."""
+    """The destination that `[destination.NAME]` describes."""
     made: Destination = _class_of(config.type)(name, config, surroundings)
     return made
 
@@ -99,7 +87,7 @@ def _class_of(type_name: str) -> Any:
 def _brought_along() -> Mapping[str, str]:
     """Types of other packages. None of them takes the place of one of ours."""
     found = importlib.metadata.entry_points(group=GROUP)
-    return {entry.name: entry.value for entry in found if entry.name not in TYPES and entry.name not in PLANNED}
+    return {entry.name: entry.value for entry in found if entry.name not in TYPES}
 
 
 def _load(place: str) -> Any:

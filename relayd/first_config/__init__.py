@@ -211,14 +211,10 @@ def _listens(place: tuple[str, int]) -> bool:
 
 
 def _ask_destinations(console: Console, vault: Vault, draft: Draft) -> None:
-    known = destinations.known_types()
-    options = [(kind, KINDS.get(kind, "")) for kind in known if not destinations.is_planned(kind)]
-    later = [kind for kind in known if destinations.is_planned(kind)]
+    options = [(kind, KINDS.get(kind, "")) for kind in destinations.known_types()]
     while True:
         console.say()
         console.say("Where shall things go? One at a time.")
-        if later:
-            console.say(f"(not in this version yet: {', '.join(later)})", indent=2)
         kind = console.choose("Kind (a number)", [*options, (DONE, "no more")], default=DONE)
         if kind == DONE:
             return

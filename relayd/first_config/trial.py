@@ -10,7 +10,6 @@ from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from relayd import destinations, sources
 from relayd.config.online import surroundings_of, try_broker, try_destination, try_source, words_at
 from relayd.config.sections import Config
 from relayd.errors import ConfigError
@@ -65,8 +64,6 @@ def words_of(vault: Vault, draft: Draft, name: str) -> Mapping[str, Sequence[str
         config = draft.alone("destination", name).load(TRIED_AS).config
     except ConfigError:
         return {}
-    if destinations.is_planned(config.destination[name].type):
-        return {}
     with vault.open():
         return asyncio.run(words_at(config, name, surroundings_of(config)))
 
@@ -77,11 +74,7 @@ async def _findings(config: Config, kind: str, name: str) -> list[Finding]:
     if kind == "broker":
         trial = try_broker(config, name, around)
     elif kind == "source":
-        if sources.is_planned(config.source[name].type):
-            return []
         trial = try_source(config, name, around)
-    elif destinations.is_planned(config.destination[name].type):
-        return []
     else:
         trial = try_destination(config, name, around)
     return await trial

@@ -1,7 +1,4 @@
-"""The sources by type: one line each. A module is imported when the configuration names its type, not before.
-
-A type is either built (a class that runs) or planned: its sections are read and checked, and have no effect yet.
-"""
+"""The sources by type: one line each. A module is imported when the configuration names its type, not before."""
 
 from __future__ import annotations
 
@@ -19,31 +16,20 @@ TYPES: Mapping[str, str] = {
 }
 """Type → the class that runs."""
 
-PLANNED: Mapping[str, str] = {}
-"""Type → the model of its section, where nothing runs yet."""
-
-
-def is_planned(type_name: str) -> bool:
-    """Whether this version reads the type's sections but takes nothing from it."""
-    return type_name in PLANNED
-
 
 def known_types() -> tuple[str, ...]:
     """Every type that a section may name."""
-    return (*TYPES, *PLANNED)
+    return tuple(TYPES)
 
 
 def config_model(type_name: str) -> type[SourceConfig]:
     """The model of the sections of a known type."""
-    if type_name in PLANNED:
-        planned: type[SourceConfig] = _load(PLANNED[type_name])
-        return planned
     built: type[Source] = _load(TYPES[type_name])
     return built.Config
 
 
 def build(name: str, config: SourceConfig, ledger: Ledger, surroundings: Surroundings) -> Source:
-    """The source that `[source.NAME]` describes. Only for types that are built."""
+    """The source that `[source.NAME]` describes."""
     made: Source = _load(TYPES[config.type])(name, config, ledger, surroundings)
     return made
 

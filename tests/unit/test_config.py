@@ -160,17 +160,11 @@ def notices(folder: Path, text: str) -> list[str]:
     return [notice.removeprefix(f"{place}:") for notice in config.load([place]).notices]
 
 
-LATER = destinations.Models(config=DestinationConfig, actions={}, receipt=None)
-"""What a type that is only planned says of itself."""
-
-
-def test_what_has_no_effect_yet_is_said_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(destinations, "PLANNED", {"later": "tests.unit.test_config:LATER"})
-    planned = "[destination.d]\ntype = 'later'\n"
-    said = notices(tmp_path, MINIMAL + "[web]\nlisten = '127.0.0.1:1'\n" + planned)
+def test_what_has_no_effect_yet_is_said_plainly(tmp_path: Path) -> None:
+    said = notices(tmp_path, MINIMAL + "[web]\nlisten = '127.0.0.1:1'\n[link.wwan0]\nmetered = true\n")
     assert said == [
         f"13: web: has no effect yet in relayd {__version__} (there is no web page)",
-        f"15: destination.d: has no effect yet in relayd {__version__} (deliveries to type later are kept, not sent)",
+        f"15: link.wwan0: has no effect yet in relayd {__version__} (every link is used without limits)",
     ]
 
 
@@ -202,7 +196,6 @@ def test_every_type_of_destination_has_its_models(kind: str) -> None:
     assert issubclass(models.config, DestinationConfig)
     assert models.config.model_fields["type"].annotation is not str
     assert models.actions
-    assert destinations.is_planned(kind) == (kind not in destinations.TYPES)
 
 
 @pytest.mark.parametrize("kind", sources.known_types())

@@ -98,9 +98,9 @@ def test_check_prints_one_document(settings: Path) -> None:
     good = document(run(settings, "check", "--json"))
     assert (good["ok"], good["problems"], good["online"]) == (True, [], None)
     assert good["destinations"] == {
-        "disk": {"type": "folder", "has_effect": True},
-        "room": {"type": "sayvu", "has_effect": True},
-        "vms": {"type": "watcher", "has_effect": True},
+        "disk": {"type": "folder"},
+        "room": {"type": "sayvu"},
+        "vms": {"type": "watcher"},
     }
     settings.write_text("[device]\nnam = 1\n", encoding="utf-8")
     bad = run(settings, "check", "--json")
