@@ -26,6 +26,7 @@ from relayd.spool.rows import (
 from relayd.spool.states import (
     LANES,
     MEDIA_LANE,
+    bereave,
     create_deliveries,
     free_content,
     give_remote,
@@ -135,8 +136,10 @@ def record_delivered(change: Change, delivery: int, receipt: Receipt, *, now: fl
     change.count("bytes_sent", size_bytes, subject)
     change.mark("last_success_at_ms", now, subject)
     follow_ups = orders_from_json(row["follow_ups"])
+    is_remote = give_remote(change, row, receipt.fields, now=now)
     create_deliveries(change, row["item"], follow_ups, parent_receipt=receipt.fields, now=now)
-    give_remote(change, row, receipt.fields, now=now)
+    if is_remote:  # after its follow-ups are there: they may bring what others wait for
+        bereave(change, row["incident"], now=now)
     settle(change, row["item"], now=now)
 
 

@@ -136,12 +136,12 @@ def free_content(change: Change, item: int) -> int:
 # --- deliveries that wait for their incident
 
 
-def give_remote(change: Change, row: sqlite3.Row, receipt: Fields, *, now: float) -> None:
+def give_remote(change: Change, row: sqlite3.Row, receipt: Fields, *, now: float) -> bool:
     """A delivery (a whole row) was proven: what its receipt calls the incident is known from now on; the first one
-    counts. Releases what waited for it."""
+    counts. Releases what waited for it. False: it was not to bring anything."""
     names = names_from(row["opens"])
     if not row["incident"] or not names:
-        return
+        return False
     remote = _remote(change, row["incident"])
     given: dict[str, JSON] = {name: receipt[name] for name in names if receipt.get(name) is not None}
     remote[row["destination"]] = {**given, **remote.get(row["destination"], {})}
@@ -149,7 +149,7 @@ def give_remote(change: Change, row: sqlite3.Row, receipt: Fields, *, now: float
     known = remote_names(remote)
     for waiting in _waiting(change, row["incident"]):
         _wait_for(change, waiting, _unmet(names_from(waiting["waits_for"]), known), now=now)
-    bereave(change, row["incident"], now=now)
+    return True
 
 
 def bereave(change: Change, incident: str, *, now: float) -> None:

@@ -356,6 +356,29 @@ async def test_a_follow_up_may_open_what_others_wait_for(spool: Spool, monkeypat
     assert begun.item.id == photo.id
 
 
+async def test_what_opens_a_stream_and_has_a_follow_up_gives_the_stream_to_who_waits(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {"to": "room", "action": "message", "text": "stream {{ receipt.stream_id }}"}
+    sms = {"to": "video", "action": "sms", "phone_number": "1", "then": [said]}
+    scene = Scene(
+        spool,
+        monkeypatch,
+        PRESS | {"deliver": [REPORT, sms]},
+        MEDIA | {"deliver": [{"to": "video", "action": "media"}]},
+    )
+    press = await scene.press()
+    photo = await scene.photo()
+    begun = await scene.next("video")
+    assert begun is not None
+    await scene.deliver(begun, stream_id=12)
+    assert await scene.actions(photo) == ["video media pending"]
+    assert await scene.actions(press) == ["room report pending", "video sms delivered", "room message pending"]
+    begun = await scene.next("video")
+    assert begun is not None
+    assert begun.item.id == photo.id
+
+
 async def test_the_first_report_counts_and_a_second_one_changes_no_image(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
