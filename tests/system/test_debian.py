@@ -180,10 +180,12 @@ def test_a_bad_configuration_changes_nothing_and_is_named_with_file_and_line(run
     line = 1 + bad.splitlines().index('type = "rapidsus"')
     running.write("/etc/relayd/relayd.toml", bad)
 
-    running.run("systemctl reload relayd", check=False)
+    reload = running.run("systemctl reload relayd", check=False)
     error = running.wait(lambda: running.status()["config"]["error"], "the status says that it was refused")
 
     where = f"/etc/relayd/relayd.toml:{line}: destination.rapidsos.type"
+    assert reload.returncode != 0, "the technician sees that it did not work"
+    assert "configuration refused" in running.show("StatusText")
     assert error.startswith(where)
     assert where in running.journal()
     assert (main_pid(running), running.status()["config"]["sha256"]) == (before, good)
@@ -193,6 +195,58 @@ def test_a_bad_configuration_changes_nothing_and_is_named_with_file_and_line(run
     running.write("/etc/relayd/relayd.toml", gateway.CONFIG)
     running.run("systemctl reload relayd")
     running.wait(lambda: running.status()["config"]["error"] is None, "the fault is gone")
+
+
+def test_a_start_that_is_refused_is_tried_again_when_the_configuration_has_changed_and_not_before(
+    running: Machine,
+) -> None:
+    running.run("systemctl stop relayd")
+    running.write("/etc/relayd/relayd.toml", gateway.CONFIG.replace("[device]", "[devise]"))
+    assert running.run("systemctl start relayd", check=False).returncode != 0
+    assert running.show("ActiveState") == "failed"
+    assert running.show("ExecMainStatus") == "2"
+    assert "configuration refused: /etc/relayd/relayd.toml:1: devise" in running.show("StatusText")
+    refused_at = timestamp(running, "InactiveEnter")
+
+    running.wait(lambda: time.monotonic() - refused_at > 5, "five of the usual restarts have passed")
+    assert timestamp(running, "InactiveEnter") == refused_at
+    running.write("/etc/relayd/relayd.toml", gateway.CONFIG)
+
+    running.wait_for_active()
+
+
+def test_stopped_by_a_person_it_stays_stopped_whatever_is_written(running: Machine) -> None:
+    running.run("systemctl stop relayd")
+    running.write("/etc/relayd/relayd.toml", gateway.CONFIG.replace("[device]", "[devise]"))
+    running.run("systemctl start relayd", check=False)
+    running.wait(lambda: running.says("systemctl is-active relayd.path; true") == "active", "it is watched")
+    running.run("systemctl stop relayd")
+    assert running.says("systemctl is-active relayd.path; true") == "inactive"
+
+    running.write("/etc/relayd/relayd.toml", gateway.CONFIG)
+    at = time.monotonic()
+    running.wait(lambda: time.monotonic() - at > 3, "it had the time to start")
+    assert running.show("ActiveState") != "active"
+
+
+def test_one_line_of_systemctl_says_how_it_goes(running: Machine) -> None:
+    running.wait(
+        lambda: running.show("StatusText") == "1 source, 1 destination ok, 0 items wait", "the status is there"
+    )
+    gateway.ask_sandbox(running, "faults", {"faults": "token status 401"})
+    gateway.drop(running, FILES)
+    running.wait(lambda: "0 of 1 destination ok, 12 items wait (rapidsos: " in running.show("StatusText"), "it follows")
+
+
+def test_the_journal_explains_what_happened_and_finds_it_by_its_fields(running: Machine) -> None:
+    gateway.ask_sandbox(running, "faults", {"faults": "token status 401"})
+    gateway.drop(running, FILES)
+    running.wait(lambda: running.status()["destinations"]["rapidsos"]["state"] == "fault", "the login is refused")
+
+    said = running.says("journalctl --no-pager -x -u relayd DESTINATION=rapidsos")
+    assert "Subject: Destination rapidsos refuses us: a person has to do something" in said
+    assert "relayd resume rapidsos" in said
+    assert gateway.SECRET not in said
 
 
 def test_a_secret_reaches_the_relay_as_a_credential_and_shows_nowhere(running: Machine) -> None:

@@ -74,7 +74,7 @@ def test_the_unit_is_as_closed_as_it_can_be_and_systemd_has_nothing_to_say_about
 
 def test_the_unit_has_no_dead_end_and_does_not_start_a_wrong_configuration_again_and_again() -> None:
     lines = (ROOT / "systemd" / "relayd.service").read_text().splitlines()
-    for line in ("StartLimitIntervalSec=0", "Restart=always", "RestartPreventExitStatus=2", "Wants=relayd.path"):
+    for line in ("StartLimitIntervalSec=0", "Restart=always", "RestartPreventExitStatus=2", "OnFailure=relayd.path"):
         assert line in lines
     path = (ROOT / "systemd" / "relayd.path").read_text().splitlines()
     assert {"PathChanged=/etc/relayd/relayd.toml", "PathChanged=/etc/relayd/conf.d", "Unit=relayd.service"} <= set(path)
