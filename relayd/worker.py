@@ -36,12 +36,17 @@ BACKLOG_TURN = 8
 WAKE_JITTER_SECONDS = 5.0
 """When the network returns, a fleet comes back spread over this span."""
 
+OUTAGE_SECONDS = 30.0
+"""After a pause as long as this, what failed by itself is tried again at once: it failed for the same outage. Shorter
+ones are not told from items that are at fault themselves, which must not be sent again and again."""
+
 
 @dataclass(slots=True)
 class _Pause:
-    """Why and until when (monotonic seconds) nothing but a probe goes out; `failures` in a row so far."""
+    """Why, since and until when (monotonic seconds) nothing but a probe goes out; `failures` in a row so far."""
 
     reason: str
+    since: float
     until: float
     failures: int
     is_fault: bool
@@ -77,6 +82,7 @@ class Worker:
         self._failures_in_a_row = 0
         self._probe: int | None = None
         self._failed_probe: int | None = None
+        self._wake_within: float | None = None
         self._spool_trouble = ""
         self._begun = 0
         self._was_heard_of = False
@@ -96,9 +102,11 @@ class Worker:
         self._hint.set()
 
     def nudge(self, within_seconds: float = WAKE_JITTER_SECONDS) -> None:
-        """The world may have changed (the network is back, a person said so): probe soon instead of waiting."""
+        """The world may have changed (the network is back, a person said so): probe soon instead of waiting, and what
+        failed by itself is due then, too."""
         if self._pause is not None:
             self._pause.until = min(self._pause.until, clock.monotonic() + clock.jitter(within_seconds))
+        self._wake_within = within_seconds
         self._hint.set()
 
     def hold(self) -> None:
@@ -148,6 +156,7 @@ class Worker:
                 if self._probe is not None:
                     return LOOK_AGAIN_SECONDS
             try:
+                await self._wake()
                 begun = await self._begin(least_urgent)
                 if begun is None:
                     return await self._until_due_seconds(least_urgent)
@@ -163,6 +172,13 @@ class Worker:
         if self._held or len(self._out) > self._concurrency:
             return None
         return Priority.BULK if len(self._out) < self._concurrency else Priority.EMERGENCY
+
+    async def _wake(self) -> None:
+        """What failed for what may be over now is due: it need not wait for the end of its own backoff."""
+        if self._wake_within is not None:
+            within, self._wake_within = self._wake_within, None
+            now = clock.now()
+            await self._spool.wake(self.name, now=now, due_at=now + clock.jitter(within), exclude=frozenset(self._out))
 
     async def _begin(self, least_urgent: Priority) -> Begun | None:
         """Pick and charge the next delivery; a probe avoids the item that the last probe failed with."""
@@ -199,7 +215,8 @@ class Worker:
         )
         if due_at is not None:
             return min(max(due_at - now, 0.0), LOOK_AGAIN_SECONDS)
-        if not out and self._pause is not None and not self._pause.is_fault:
+        asked_for_all = least_urgent is Priority.BULK
+        if not out and asked_for_all and self._pause is not None and not self._pause.is_fault:
             # What it was owed has expired or was dropped: nothing will probe it, so nothing is known of it any more.
             self._log.info("%s is owed nothing any more: its pause is over", self.name)
             self._pause, self._was_heard_of = None, False
@@ -328,7 +345,8 @@ class Worker:
         wait = verdict.retry_after_seconds
         if self._pause is not None and not is_probe and not wait:
             return  # it was out when the pause began: the same outage, which must not count once for each that was out
-        failures = 1 if self._pause is None else self._pause.failures + is_probe
+        now = clock.monotonic()
+        since, failures = (now, 1) if self._pause is None else (self._pause.since, self._pause.failures + is_probe)
         if not wait:  # a server that says 0 seconds wants no storm either
             wait = clock.jitter(self._backoff.ceiling_seconds(failures))
         if self._pause is None or self._pause.reason != verdict.reason:
@@ -336,7 +354,7 @@ class Worker:
             told = about(kind, destination=self.name)
             self._log.warning("%s pauses: %s; next try in %.0f s", self.name, verdict.reason, wait, extra=told)
         self._was_heard_of = True
-        self._pause = _Pause(verdict.reason, clock.monotonic() + wait, failures, verdict.is_fault)
+        self._pause = _Pause(verdict.reason, since, now + wait, failures, verdict.is_fault)
 
     def _answered(self) -> None:
         """The destination gave an answer of its own: it is there."""
@@ -345,6 +363,8 @@ class Worker:
         if self._pause is not None:
             told = about(Message.DESTINATION_BACK, destination=self.name)
             self._log.info("%s answers again after %d failed tries", self.name, self._pause.failures, extra=told)
+            if clock.monotonic() - self._pause.since >= OUTAGE_SECONDS:
+                self._wake_within = 0.0
             self._pause = None
 
     def _log_failure(self, begun: Begun, verdict: Verdict, error: Exception) -> None:

@@ -8,7 +8,7 @@ up meanwhile.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from relayd.model import Incident, Kind, Outcome, Priority, Receipt, State
@@ -35,6 +35,9 @@ from relayd.spool.states import (
 )
 
 PROBE_CANDIDATES = 64
+WOKEN = (Outcome.FAILED, Outcome.REWIND, Outcome.STARTED)
+"""How the last try of a delivery ended that need not wait any longer when its destination may be back."""
+
 FIRST_KEPT, LAST_KEPT = 5, 50
 """How many attempts of a delivery are kept in detail."""
 
@@ -106,6 +109,21 @@ def next_due(db: sqlite3.Connection, wanted: Wanted) -> float | None:
             )
             moments += [row["due_at"] for row in later if row["id"] not in wanted.exclude]
     return min(moments, default=None)
+
+
+def wake(change: Change, *, destination: str, now: float, due_at: float, exclude: Collection[int]) -> int:
+    """What failed for a reason of its own, or was cut, is due at `due_at` if it would be later. What waits because it
+    was told how long (an item that is not ready) goes on waiting. A few seeks: what is due already is not looked at."""
+    rows = change.db.execute(
+        "SELECT id FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND waits_for = ''"  # noqa: S608
+        f" AND destination = ? AND priority IN ({_listed(Priority)}) AND lane IN ({_listed(LANES)}) AND due_at > ?"
+        " AND (SELECT outcome FROM attempts WHERE delivery = deliveries.id AND number = deliveries.attempts)"
+        f" IN ({', '.join(repr(str(outcome)) for outcome in WOKEN)})",
+        (destination, max(now, due_at)),
+    ).fetchall()
+    woken = [(due_at, row["id"]) for row in rows if row["id"] not in exclude]
+    change.db.executemany("UPDATE deliveries SET due_at = ? WHERE id = ?", woken)
+    return len(woken)
 
 
 def lose(change: Change, item_row: sqlite3.Row, trouble: str, *, now: float) -> None:
@@ -207,6 +225,10 @@ def _first_due(db: sqlite3.Connection, wanted: Wanted, priority: Priority, lane:
         if len(found) >= count:
             break
     return found[:count]
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(str(int(number)) for number in numbers)
 
 
 def _smallest(db: sqlite3.Connection, due: list[sqlite3.Row]) -> sqlite3.Row:

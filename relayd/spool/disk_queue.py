@@ -150,6 +150,12 @@ class Spool(Desk):
         )
         return await self._engine.read(delivering.next_due, wanted)
 
+    async def wake(self, destination: str, *, now: float, due_at: float, exclude: Collection[int]) -> int:
+        """What failed by itself and waits for the end of its backoff is due at `due_at` at the latest."""
+        return await self._write(
+            partial(delivering.wake, destination=destination, now=now, due_at=due_at, exclude=exclude)
+        )
+
     def open_media(self, item_id: str) -> BinaryIO:
         """The content of a media item, unbuffered, at offset 0; the caller closes it. Raises Rejected if it is gone."""
         return self._engine.folder.open_media(item_id)

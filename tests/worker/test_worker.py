@@ -23,7 +23,7 @@ from relayd.errors import (
     Unavailable,
 )
 from relayd.journal import Calm
-from relayd.model import Order, Priority, Receipt
+from relayd.model import Order, Outcome, Priority, Receipt
 from relayd.worker import BACKLOG_TURN
 from tests.worker.stage import Played, Stage, order, stage
 
@@ -236,6 +236,77 @@ async def test_what_is_too_late_expires_untried_and_says_nothing_of_the_destinat
     assert not worker.view().is_known
     assert "answers again" not in caplog.text
     assert "is expired for there" in caplog.text
+
+
+async def test_an_emergency_whose_answers_were_lost_in_an_outage_goes_at_once_when_the_network_is_back(
+    it: Stage,
+) -> None:
+    is_up = False
+
+    async def broken_in_the_middle(_: Attempt) -> Receipt:
+        if is_up:
+            return DONE
+        raise TryAgain("the connection broke before the answer came")
+
+    for number in range(6):
+        await it.put(f"{number}", order("there", Priority.EMERGENCY))
+    there = Played("there", broken_in_the_middle)
+    worker = it.start(there, concurrency=2, first="10m", cap="10m")
+    await it.until(lambda: worker.view().state == "waiting", "paused after five failures in a row")
+    is_up = True
+    worker.nudge(0.1)
+    await it.until(lambda: it.spool.counters.delivered == 6, "all delivered, long before their backoff ends", 5)
+
+
+@pytest.mark.parametrize(("outage", "expected"), [(0.0, 3), (30.0, 1)], ids=["long", "short"])
+async def test_what_failed_in_a_long_outage_is_due_when_its_destination_answers_again(
+    it: Stage, monkeypatch: pytest.MonkeyPatch, outage: float, expected: int
+) -> None:
+    monkeypatch.setattr("relayd.worker.OUTAGE_SECONDS", outage)
+
+    async def away(attempt: Attempt) -> Receipt:
+        match len(there.seen):
+            case 1 | 2:
+                raise TryAgain("the connection broke before the answer came")
+            case 3:
+                raise Unavailable("no route", retry_after_seconds=0.05)
+        return DONE
+
+    for name in ("first", "second", "third"):
+        await it.put(name)
+    there = Played("there", away)
+    it.start(there, first="10m", cap="10m")
+    await it.until(lambda: it.spool.counters.delivered == expected, "what is due is delivered")
+    assert there.seen[:4] == ["first", "second", "third", "third"]
+    await it.put("fresh")
+    await it.until(lambda: it.spool.counters.delivered == expected + 1, "and what comes later")
+    assert len(there.seen) == 4 + expected
+
+
+async def test_a_wake_up_leaves_alone_what_is_out_what_is_not_ready_and_what_is_due(it: Stage) -> None:
+    """The refused one waits as long as it was told to; the one that is out is not begun a second time."""
+    names = ["failed", "not ready", "untried"]
+    items = {name: await it.put(name) for name in names}
+    ids = {}
+    for name, ending in (("failed", Outcome.FAILED), ("not ready", Outcome.NOT_READY)):
+        begun = await it.spool.begin(
+            "there", now=clock.now(), longest_backoff=60, delay=lambda _: 30.0, exclude=(), probe=False
+        )
+        assert begun is not None
+        assert begun.item.id == items[name].id
+        ids[name] = begun.delivery.id
+        await it.spool.record_deferred(begun.delivery.id, ending, "so", due_at=clock.now() + 50, now=clock.now())
+    out = await it.spool.begin(
+        "there", now=clock.now(), longest_backoff=60, delay=lambda _: 30.0, exclude=(), probe=False
+    )
+    assert out is not None
+    now = clock.now()
+    assert await it.spool.wake("there", now=now, due_at=now + 5, exclude={out.delivery.id}) == 1
+    detail = await it.spool.item(items["failed"].id)
+    assert detail is not None
+    assert detail.deliveries[0].delivery.due_at == pytest.approx(now + 5, abs=0.01)
+    assert await it.spool.wake("there", now=now, due_at=now + 5, exclude={out.delivery.id}) == 0
+    assert await it.spool.wake("elsewhere", now=now, due_at=now, exclude=()) == 0
 
 
 async def test_a_nudge_ends_a_long_pause(it: Stage) -> None:
