@@ -20,6 +20,7 @@ from relayd import clock
 from relayd.model import Capture, Delivery, Item, Kind, Known, Order, Origin, Outcome, Priority, Receipt, State
 from relayd.spool import accepting, arriving, delivering, lists, siblings, upkeep
 from relayd.spool.correspondence import Correspondence
+from relayd.spool.damage import look_for_damage
 from relayd.spool.delivering import Wanted
 from relayd.spool.desk import Desk
 from relayd.spool.engine import Engine, Hint
@@ -50,6 +51,7 @@ class Spool(Desk):
             raise
         engine.background(sweep(engine), "sweep the spool")
         engine.background(engine.keep_headroom(), "keep headroom")
+        engine.background(look_for_damage(engine), "look for damage")
         return cls(engine)
 
     def adopt(self, config: SpoolConfig) -> None:
@@ -76,7 +78,8 @@ class Spool(Desk):
         of the rules could not be answered. With `ties` the rules order in the transaction, knowing which incidents the
         item opens or belongs to.
 
-        Raises SpoolFull (keep the original, wait), Quarantined (too large), Unsettled (somebody writes to it).
+        Raises SpoolFull (keep the original, wait), SpoolDamaged (the same), Quarantined (too large), Unsettled
+        (somebody writes to it).
         """
         owed, told = tuple(orders), tuple(trouble)
         if capture.kind is Kind.MESSAGE:
@@ -114,11 +117,13 @@ class Spool(Desk):
         backlog_turn: bool = False,
     ) -> Begun | None:
         """Pick the delivery to try next and charge it, durably: due again after `delay(attempts)`. None: nothing due.
+        Raises SpoolDamaged once damage is known: what came of it might not be kept, and it would be done again.
 
         `exclude` are ids that are out now. With `probe`: of the most urgent class with work, the smallest of the first.
         Less urgent ones than `least_urgent` are left alone. On a `backlog_turn` only an emergency goes before the least
         urgent, so that a backlog gets its share however much urgent work there is.
         """
+        self._engine.vouch()
         wanted = Wanted(
             destination=destination,
             now=now,

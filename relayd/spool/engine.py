@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from relayd import clock
-from relayd.errors import SpoolError, SpoolFull
+from relayd.errors import SpoolDamaged, SpoolError, SpoolFull
 from relayd.spool import database
 from relayd.spool.change import Change, Tally
 from relayd.spool.limits import Disk, Need, Room, Shortage, SpoolConfig, room, shortage
@@ -101,6 +101,8 @@ class Engine:
 
     async def write(self, operation: Operation[T], *, weight: int = 0, grows: bool = False) -> T:
         """Carried out and committed even if the caller is cancelled meanwhile."""
+        if grows:
+            self.vouch()
         return await self.writer.submit(operation, weight=weight, grows=grows)
 
     async def read(self, look: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -211,6 +213,14 @@ class Engine:
             await asyncio.wait(self._tasks)
         self._files.shutdown()
         self.folder.unlock()
+
+    def vouch(self) -> None:
+        """Raises SpoolDamaged once damage is known: what is new would go down with it. What has happened to what is in
+        the spool is recorded all the same, the salvage may come upon it."""
+        if self.is_damaged:
+            raise SpoolDamaged(
+                f"{self.path} is damaged and about to be salvaged: nothing new is taken or begun until then"
+            )
 
     # --- after a commit
 

@@ -77,7 +77,7 @@ def _connect(folder: SpoolFolder, wal_limit_bytes: int) -> sqlite3.Connection | 
     except (sqlite3.Error, SpoolError) as error:
         if db is not None:
             db.close()
-        if isinstance(error, SpoolDamaged) or (isinstance(error, sqlite3.Error) and database.is_damage(error)):
+        if database.is_damage(error):
             log.error("the database %s is damaged: %s", path, error)
             return None
         raise

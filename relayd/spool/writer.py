@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from relayd.errors import SpoolFull
+from relayd.errors import SpoolError, SpoolFull
 from relayd.spool import database
 from relayd.spool.change import Change
 
@@ -206,8 +206,10 @@ class Writer:
         try:
             self._db.close()
             self._db = database.connect(self._path, self._wal_limit_bytes)
-        except sqlite3.Error as error:
-            log.error("%s", database.in_words(error, self._path))
+        except (sqlite3.Error, SpoolError) as error:
+            if database.is_damage(error):
+                self._damaged()
+            log.error("%s", error if isinstance(error, SpoolError) else database.in_words(error, self._path))
 
     def _finish(self, ends: list[_End], change: Change | None) -> None:
         size_bytes = 0
