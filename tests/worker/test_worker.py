@@ -262,7 +262,7 @@ async def test_an_emergency_whose_answers_were_lost_in_an_outage_goes_at_once_wh
 async def test_what_failed_in_a_long_outage_is_due_when_its_destination_answers_again(
     it: Stage, monkeypatch: pytest.MonkeyPatch, outage: float, expected: int
 ) -> None:
-    monkeypatch.setattr("relayd.worker.OUTAGE_SECONDS", outage)
+    monkeypatch.setattr("relayd.breaker.OUTAGE_SECONDS", outage)
 
     async def away(attempt: Attempt) -> Receipt:
         match len(there.seen):

@@ -34,7 +34,7 @@ async def test_one_outage_that_breaks_eight_deliveries_at_once_is_one_failure_an
         await it.put(f"n{number}")
     worker = it.start(Played("there", cut), concurrency=8, first="1h", cap="1000h")
     await it.until(lambda: worker.view().state == "waiting" and not worker.view().under_way, "all eight have failed")
-    pause = worker._pause
+    pause = worker._breaker.pause
     assert pause is not None
     assert pause.failures == 1
 
