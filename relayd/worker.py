@@ -19,8 +19,8 @@ from relayd.errors import Rejected
 from relayd.files import printable
 from relayd.messages import Message, about
 from relayd.model import DestinationView, Device, Fields, Outcome, Priority, Receipt
-from relayd.retry import Backoff, Verdict, judge
 from relayd.recording import REFUSALS, Recorder
+from relayd.retry import Backoff, Verdict, judge
 from relayd.spool import Begun, Spool
 from relayd.traffic import Traffic
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,7 @@ from relayd.errors import (
 )
 from relayd.journal import Calm
 from relayd.model import Order, Outcome, Priority, Receipt
+from relayd.spool import Begun
 from relayd.worker import BACKLOG_TURN
 from tests.worker.stage import Played, Stage, order, stage
 
@@ -357,6 +359,35 @@ async def test_five_failures_in_a_row_pause_the_destination_even_if_each_is_its_
     worker = it.start(Played("there", broken))
     await it.until(lambda: len(found) > 5, "the pause has ended, however short it was, and something probed")
     assert found[:6] == ["ok"] * 5 + ["waiting"]
+
+
+async def test_a_look_for_emergencies_alone_ends_no_pause(it: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, looked = asyncio.Event(), asyncio.Event()
+    begin, next_due = it.spool.begin, it.spool.next_due
+
+    async def begin_late(destination: str, **wanted: Any) -> Begun | None:
+        if wanted["least_urgent"] is Priority.EMERGENCY:
+            looks.set()
+            await it.until(lambda: not worker.view().under_way, "what was out fails during the look")
+        return await begin(destination, **wanted)
+
+    async def next_due_noted(destination: str, **wanted: Any) -> float | None:
+        found = await next_due(destination, **wanted)
+        if wanted["least_urgent"] is Priority.EMERGENCY:
+            looked.set()
+        return found
+
+    async def away(_: Attempt) -> Receipt:
+        await looks.wait()
+        raise Unavailable("503", retry_after_seconds=3600)
+
+    monkeypatch.setattr(it.spool, "begin", begin_late)
+    monkeypatch.setattr(it.spool, "next_due", next_due_noted)
+    await it.put("owed")
+    worker = it.start(Played("there", away), cap="1h")
+    async with asyncio.timeout(10):
+        await looked.wait()
+    assert worker.view().state == "waiting"
 
 
 async def test_a_refused_login_is_a_fault_that_keeps_the_items(it: Stage) -> None:
