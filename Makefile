@@ -16,7 +16,7 @@ DEB_ARCH ?=
 help:                   ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
-demo: venv-run          ## a drive through a dead zone, told live; no root, no network beyond the installation
+demo: venv-run          ## a drive through a dead zone, told live and judged; no root, no network beyond the installation
 	@$(BIN)/relayd demo
 
 test: venv              ## the gate: style, types, layers, tests (not the system rigs)

@@ -1,213 +1,230 @@
-"""The demo: a drive through a dead zone with the real relay, told live.
+"""START HERE for the demo: a drive with the real relay, told live, from a new camera through a dead zone to home.
 
-Promises: the relay is the real daemon and is really killed; the verdict comes from the bytes on the sandbox's disk,
-never from what the relay says of itself alone; under a minute, without network and without root.
+Promises: the relay is the real daemon and is really killed; the verdict comes from what the servers of the sandbox have
+on record (`promises`), never from what the relay says of itself alone; about a minute, without network, without root.
 """
 
 from __future__ import annotations
 
-import hashlib
-import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+import json
+from dataclasses import asdict
+from typing import Any
 
 from relayd import clock
-from relayd.sandbox.shelf import StoredObject
-from relayd.sandbox.stage import Stage, StageError, samples
-from relayd.sandbox.telling import Place, Seen, Telling, Verdict
+from relayd.sandbox.play import WEAK_BYTES_PER_SECOND, Play
+from relayd.sandbox.promises import Evidence, Written, judge
+from relayd.sandbox.records import REPORT, STREAM, Records
+from relayd.sandbox.stage import Stage, StageError
+from relayd.sandbox.telling import Telling
 
-_WAIT_SECONDS = 20.0
-_LONGEST_SECONDS = 55.0
-_LOOK_SECONDS = 0.12
-_WEAK_LINK = 9_000
-"""Bytes a second: slow enough to be killed in the middle of the clip."""
+EVIDENCE = "evidence.json"
+"""In the folder of the demo: everything that was judged."""
+_KILLED_AFTER_SHARE = 0.4
+_RELAY_LOOK_SECONDS = 0.5
 
 
 class Drive:
-    """One drive: coverage, dead zone, a captive portal, a weak link where the relay dies, home."""
+    """One drive."""
 
     def __init__(self, stage: Stage, telling: Telling) -> None:
         self._stage = stage
         self._telling = telling
-        self._samples = samples()
-        self._names = iter(self._samples)
-        self._dropped: dict[str, bytes] = {}
-        self._link = "up"
-        self._deadline = clock.monotonic() + _LONGEST_SECONDS
+        self._play = Play(stage, telling)
+        self._back_at = 0.0
 
     def run(self, planted: str = "") -> bool:
-        """Play it, and compare. True only if everything arrived byte for byte."""
+        """Play it, and judge. True only if every promise was kept."""
         troubles: list[str] = []
         try:
             self._set_out(planted)
-            self._through_coverage()
-            self._through_dead_zone()
+            self._through_town()
+            self._new_camera()
+            self._silent_camera()
+            self._into_dead_zone()
             self._past_captive_portal()
-            self._killed_on_weak_link()
+            self._panic()
+            self._weak_link()
             self._home()
         except StageError as error:
             troubles.append(str(error))
-        verdicts = self._verdicts()
-        troubles += self._surplus()
+        verdicts = judge(self._evidence())
         self._telling.close_with(verdicts)
-        missing = [each.name for each in verdicts if each.trouble]
-        if missing:
-            troubles.append(f"not here as the camera wrote them: {', '.join(missing)}")
+        broken = [each.promise for each in verdicts if each.trouble]
+        if broken:
+            troubles.append(f"{len(broken)} of {len(verdicts)} promises are broken.")
         for trouble in troubles:
             self._telling.say(f"TROUBLE: {trouble}")
         if not troubles:
-            self._telling.say(f"Everything arrived: {len(verdicts)} files, byte for byte, each under one key.")
+            self._telling.say(f"All {len(verdicts)} promises were kept: {len(self._play.written)} files byte for byte.")
         return not troubles
+
+    # --- before the dead zone
 
     def _set_out(self, planted: str) -> None:
         tell = self._telling
         tell.chapter("Setting out")
         self._stage.start_sandbox(planted)
-        tell.say("A strict stand-in of RapidSOS and its storage listens on this machine only.")
-        self._stage.start_relay()
-        tell.say(f"The relay runs, and watches the camera's folder {self._stage.camera}.")
-        self._linger()
+        tell.say(
+            "Strict stand-ins of RapidSOS, IncidentShare, a SayVU control room, a Cachet status page, a Flussonic"
+            " Watcher and an MQTT broker listen on this machine only."
+        )
+        self._play.drop()
+        self._play.start_relay()
+        tell.say("The relay runs. It watches the folders of three cameras, and listens for a panic button.")
+        self._play.linger()
 
-    def _through_coverage(self) -> None:
+    def _through_town(self) -> None:
         self._telling.chapter("In town, with coverage")
-        self._drop(2)
-        self._until(lambda: self._arrived() == 2, "the first two pictures arrive")
-        self._telling.say("Both pictures are at RapidSOS; the camera's folder is empty again.")
-        self._linger()
+        self._play.drop()
+        self._play.until_taken()
+        self._play.until(self._has_everything_arrived, "the first two pictures arrive")
+        self._telling.say("Both pictures are at RapidSOS; the folders of the cameras are empty again.")
+        self._play.linger()
 
-    def _through_dead_zone(self) -> None:
+    def _new_camera(self) -> None:
+        tell = self._telling
+        tell.chapter("A new camera is mounted in the cabin")
+        tell.say("The relay has asked Watcher for a token, and shows it as a QR code. The camera is held before it:")
+        self._play.until(lambda _: bool(self._camera()["token"]), "Watcher gives a token", _RELAY_LOOK_SECONDS)
+        self._play.show("cameras", "--qr", "cabin")
+        self._play.linger()
+        self._stage.scan(self._camera()["qr"])
+        self._play.until(lambda _: self._camera()["state"] == "ok", "the camera is activated", _RELAY_LOOK_SECONDS)
+        tell.say(f"Scanned. Watcher has made stream {self._camera()['stream_name']}, and the relay knows it.")
+        self._play.linger()
+
+    def _silent_camera(self) -> None:
+        tell = self._telling
+        tell.chapter("A camera falls silent")
+        tell.say("The rear camera should bring a picture every 10 s. Since the first there was none.")
+        self._play.until(lambda records: bool(records.faults), "the silence is on the status page")
+        tell.say("Nobody had to look for it: the relay's own health is a source like any other.")
+        self._play.linger()
+
+    # --- in it
+
+    def _into_dead_zone(self) -> None:
         tell = self._telling
         tell.chapter("Into the dead zone")
-        self._go("away")
-        tell.say("No link any more. The camera goes on.")
-        self._drop(4)
-        self._until(lambda: not any(self._stage.camera.iterdir()), "the relay takes the files")
-        before = self._stage.refused()
-        self._until(lambda: self._stage.refused() > before, "the relay tries and fails")
-        self._show("status")
-        self._linger()
-        clip = next(name for name in self._dropped if name.endswith(".mp4"))
-        self._show("why", str(self._stage.camera / clip))
-        self._linger()
+        self._play.go("away")
+        tell.say("No link any more. The cameras go on.")
+        before = self._play.look().refused()
+        self._play.drop(2)
+        self._play.until_taken()
+        self._play.until(lambda records: records.refused() > before, "the relay tries and fails")
+        self._play.show("status")
+        self._play.linger(times=2)
 
     def _past_captive_portal(self) -> None:
         tell = self._telling
         tell.chapter("A petrol station with free WiFi")
-        self._go("captive portal")
+        self._play.go("captive portal")
         tell.say("Every request is answered with 200 and a login page. A success? Only for who does not look.")
-        arrived, before = self._arrived(), self._stage.refused()
-        self._until(lambda: self._stage.refused() >= before + 2, "the relay tries through the portal")
-        if self._arrived() != arrived or self._stage.snapshot()["spool"]["delivered"] != arrived:
+        before = self._play.look()
+        delivered = self._stage.tell("status")["spool"]["delivered"]
+        self._play.until(lambda records: records.refused() >= before.refused() + 2, "the relay tries the portal")
+        if self._stage.tell("status")["spool"]["delivered"] != delivered:
             raise StageError("the relay took a login page for a delivery")
         tell.say("Nothing counts as delivered; everything still waits in the spool.")
-        self._linger()
+        self._play.linger()
 
-    def _killed_on_weak_link(self) -> None:
+    def _panic(self) -> None:
         tell = self._telling
-        tell.chapter("A weak link, and a power cut")
-        self._go("weak")
-        tell.say(f"The link is back, at {_WEAK_LINK // 1000} kB/s.")
-        clip = next(name for name in self._dropped if name.endswith(".mp4"))
-        size = len(self._dropped[clip])
-        self._until(lambda: self._stage.uploads().get(clip, 0) > size // 4, "the clip is on its way")
-        share = self._stage.uploads().get(clip, 0) / size
+        tell.chapter("Dead zone again: somebody presses the panic button")
+        self._play.go("away")
+        self._play.drop()
+        self._play.until_taken()
+        self._stage.press_button()
+        tell.say("The button speaks MQTT. The broker is told that the relay has the message when it is on the disk.")
+        self._play.until(_is_acknowledged, "the relay acknowledges the press")
+        tell.say("It has been told so.")
+        self._play.drop(2)
+        self._play.until_taken()
+        self._play.show("incidents")
+        self._play.linger()
+        tell.say("The picture from before the press belongs to it, too. What about the clip?")
+        self._play.show("why", f"front-camera/{self._clip.name}")
+        self._play.linger()
         self._stage.kill_relay()
-        tell.say(f"SIGKILL: the relay died with {share:.0%} of {clip} sent.")
-        if self._holds(clip):
-            raise StageError(f"{clip} was stored before the relay was killed: the machine is too busy for this demo")
-        self._drop(1)
-        tell.say("The camera does not notice, and leaves another picture.")
-        self._linger()
+        tell.say("And now the power fails: SIGKILL. No goodbye, nothing written back.")
+        self._play.linger()
+
+    # --- and out of it
+
+    def _weak_link(self) -> None:
+        tell = self._telling
+        tell.chapter("Power is back, and a weak link")
+        self._play.go("weak")
+        tell.say(f"{WEAK_BYTES_PER_SECOND // 1000} kB/s for each upload. What goes first?")
+        self._back_at = clock.now()
+        self._play.start_relay()
+        clip = self._clip
+        records = self._play.until(self._have_stills_arrived, "the report and its pictures arrive")
+        waiting = [each.name for each in self._play.written if not self._play.has_arrived(each, records)]
+        tell.say(f"The report, its pictures and their links are there. Still waiting: {', '.join(waiting)}.")
+        enough = clip.size_bytes * _KILLED_AFTER_SHARE
+        records = self._play.until(lambda now: now.uploads().get(clip.name, 0) > enough, "the clip is on its way")
+        share = records.uploads()[clip.name] / clip.size_bytes
+        self._stage.kill_relay()
+        if self._play.has_arrived(clip, self._play.look()):
+            raise StageError(f"{clip.name} was stored before the relay was killed: this machine is too busy")
+        tell.say(f"SIGKILL again: the relay died with {share:.0%} of {clip.name} sent.")
+        self._play.drop()
+        tell.say("The side camera does not notice, and leaves another picture.")
+        self._play.linger()
 
     def _home(self) -> None:
         tell = self._telling
         tell.chapter("Home")
-        self._go("up")
-        self._stage.start_relay()
-        tell.say("The relay is back and reads from its disk what it owes.")
-        self._drop(1)
-        self._until(lambda: self._arrived() == len(self._dropped), "everything arrives", seconds=30.0)
-        self._until(lambda: self._stage.snapshot()["spool"]["pending"] == 0, "the relay knows it", look_seconds=0.5)
-        self._show("items")
-        counted = self._stage.snapshot()["spool"]
-        if (counted["delivered"], counted["dead"]) != (len(self._dropped), 0):
-            raise StageError(f"the relay counts {counted['delivered']} delivered and {counted['dead']} dead")
+        self._play.go("up")
+        self._play.start_relay()
+        tell.say("The relay is back, and reads from its disk what it owes.")
+        self._play.until(self._has_everything_arrived, "everything arrives")
+        self._play.drop()
+        tell.say("The rear camera works again.")
+        self._play.until(lambda records: records.faults[0]["status"] == 4, "the status page shows the end of it")
+        self._play.until(self._has_everything_arrived, "the last picture arrives")
+        self._play.until(
+            lambda _: self._stage.tell("status")["spool"]["pending"] == 0,
+            "the relay knows that nothing is owed any more",
+            _RELAY_LOOK_SECONDS,
+        )
+        self._play.show("incidents")
+        self._play.linger()
 
-    def _go(self, link: str) -> None:
-        """Change the link: up, away, captive portal, weak."""
-        self._link = link
-        self._stage.script({"captive portal": "any portal", "weak": f"store slow {_WEAK_LINK}"}.get(link, ""))
-        self._stage.set_link(up=link != "away")
+    # --- what is looked at
 
-    def _drop(self, count: int) -> None:
-        for _ in range(count):
-            name = next(self._names)
-            self._dropped[name] = self._samples[name]
-            self._stage.write_slowly(name, self._samples[name])
-            self._look()
+    @property
+    def _clip(self) -> Written:
+        return next(each for each in self._play.written if each.name.endswith(".mp4"))
 
-    def _show(self, *arguments: str) -> None:
-        _, output = self._stage.relay_says(*arguments)
-        self._telling.command(f"relayd {' '.join(arguments)}", output)
+    def _camera(self) -> Any:
+        """The new camera, as the relay knows it."""
+        return self._stage.tell("cameras")["cameras"][0]
 
-    def _linger(self) -> None:
-        """Time to read, for people."""
-        end = clock.monotonic() + self._telling.linger_seconds
-        while clock.monotonic() < end:
-            self._look()
-            time.sleep(_LOOK_SECONDS)
+    def _has_everything_arrived(self, records: Records) -> bool:
+        return all(self._play.has_arrived(each, records) for each in self._play.written)
 
-    def _until(
-        self, holds: Callable[[], bool], what: str, seconds: float = _WAIT_SECONDS, look_seconds: float = _LOOK_SECONDS
-    ) -> None:
-        """Look again and again until it is so; StageError if it is not in time."""
-        deadline = min(clock.monotonic() + seconds, self._deadline)
-        while not holds():
-            if clock.monotonic() > deadline:
-                raise StageError(f"not in time: {what}")
-            self._look()
-            time.sleep(look_seconds)
-        self._look()
+    def _have_stills_arrived(self, records: Records) -> bool:
+        """With the links to them, so that nothing of it is on its way when the relay is killed."""
+        stills = [each for each in self._play.written if REPORT in each.places]
+        lines = [line for report in records.reports.values() for line in report["lines"]]
+        has_links = all(any(line.startswith(each.name) for line in lines) for each in stills)
+        return has_links and all({REPORT, STREAM} <= set(records.whereabouts(each.name)) for each in stills)
 
-    def _look(self) -> None:
-        """Bring the view up to date."""
-        uploads, stored = self._stage.uploads(), {each.name for each in self._stage.objects()}
-        self._telling.look(self._link, [self._seen(name, uploads, stored) for name in self._dropped])
-
-    def _seen(self, name: str, uploads: Mapping[str, int], stored: set[str]) -> Seen:
-        size = len(self._dropped[name])
-        if name in stored:
-            return Seen(name, size, Place.STORED)
-        if name in uploads:
-            return Seen(name, size, Place.UPLOADING, min(1.0, uploads[name] / size))
-        is_left = (self._stage.camera / name).exists()
-        return Seen(name, size, Place.CAMERA if is_left else Place.SPOOL)
-
-    def _arrived(self) -> int:
-        return sum(self._holds(name) for name in self._dropped)
-
-    def _holds(self, name: str) -> bool:
-        return any(each.name == name for each in self._stage.objects())
-
-    def _verdicts(self) -> list[Verdict]:
-        """Every file the camera wrote against the bytes on the sandbox's disk."""
-        objects = self._stage.objects()
-        return [_verdict(name, content, objects) for name, content in self._samples.items()]
-
-    def _surplus(self) -> list[str]:
-        strangers = [each.name for each in self._stage.objects() if each.name not in self._samples]
-        return [f"stored, but never written by the camera: {', '.join(strangers)}"] if strangers else []
+    def _evidence(self) -> Evidence:
+        """What there is to judge, also after a play that broke off; kept in the folder."""
+        records, status, incidents = Records(), {}, []
+        try:
+            records = self._stage.records()
+            status, incidents = self._stage.tell("status"), self._stage.tell("incidents")["incidents"]
+        except StageError as error:
+            self._telling.say(f"({error})")
+        evidence = Evidence(self._play.written, self._back_at, records, status, incidents)
+        text = json.dumps(asdict(evidence), indent=1)
+        (self._stage.folder / EVIDENCE).write_text(text, encoding="utf-8")
+        return evidence
 
 
-def _verdict(name: str, content: bytes, objects: Sequence[StoredObject]) -> Verdict:
-    sha256 = hashlib.sha256(content).hexdigest()
-    found = [each for each in objects if each.name == name]
-    times = sum(each.stored for each in found)
-    if not found:
-        return Verdict(name, len(content), sha256, 0, "never arrived")
-    if len(found) > 1:
-        return Verdict(name, len(content), sha256, times, f"under {len(found)} keys")
-    path = Path(found[0].file)
-    if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-        return Verdict(name, len(content), sha256, times, "other bytes")
-    return Verdict(name, len(content), sha256, times)
+def _is_acknowledged(records: Records) -> bool:
+    return all(press["acknowledged"] and all(press["acknowledged"].values()) for press in records.presses)

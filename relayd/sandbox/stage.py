@@ -1,4 +1,4 @@
-"""The stage of the demo: a temporary folder, the sandbox and the real relay as processes of their own, and a camera.
+"""The stage of the demo: a temporary folder, the sandbox and the real relay as processes of their own, and cameras.
 
 Promises: nothing outside the folder is touched, nothing listens beyond loopback; `close` ends both processes and
 removes the folder, however the play ended; every wait has a limit.
@@ -11,53 +11,34 @@ import json
 import os
 import shutil
 import signal
+import string
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from relayd import clock
-from relayd.sandbox.shelf import StoredObject, read_objects
+from relayd.sandbox import terminal
+from relayd.sandbox.records import Records
+from relayd.sandbox.terminal import Screen
 
-_START_SECONDS = 20.0
+CAMERAS = ("front-camera", "side-camera", "rear-camera")
+_START_SECONDS = 30.0
 _STOP_SECONDS = 5.0
-_COMMAND_SECONDS = 15.0
+_COMMAND_SECONDS = 20.0
 _PIECES = 5
-_CONFIG = """\
-[device]
-id = "demo-vehicle"
-name = "Demo vehicle"
-
-[spool]
-path = {spool}
-min_free = "1MB"
-min_free_percent = 0
-min_free_inodes_percent = 0
-
-[source.front-camera]
-type = "folder"
-path = {camera}
-settle = "300ms"
-rescan = "1s"
-
-[destination.rapidsos]
-type = "rapidsos"
-url = {url}
-client_id = "sandbox"
-client_secret = {{ file = {secret} }}
-backoff_first = "200ms"
-backoff_cap = "1s"
-
-[[rule]]
-name = "everything"
-from = ["front-camera"]
-deliver = [ {{ to = "rapidsos", action = "upload" }} ]
-"""
+_SECRETS = {
+    "rapidsos": "sandbox-secret",
+    "incidentshare": "sandbox-secret",
+    "control-room": "ak_sandbox",
+    "status-page": "1|sandbox",
+    "watcher": "sandbox-password",
+}
 
 
 class StageError(Exception):
@@ -65,18 +46,18 @@ class StageError(Exception):
 
 
 class Stage:
-    """Two processes and a drop folder below `folder`."""
+    """Two processes and three drop folders below `folder`."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="relayd-demo-"))
-        self.camera = self.folder / "camera"
         self._shelf = self.folder / "sandbox"
         self._config = self.folder / "relayd.toml"
         self._url = ""
         self._planted = ""
         self._sandbox: subprocess.Popen[bytes] | None = None
         self._relay: subprocess.Popen[bytes] | None = None
-        self.camera.mkdir()
+        for camera in CAMERAS:
+            (self.folder / camera).mkdir()
         (self.folder / "spool").mkdir(mode=0o700)
 
     def close(self, *, keep: bool) -> None:
@@ -88,23 +69,28 @@ class Stage:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def start_sandbox(self, planted: str = "") -> None:
-        """Start the stand-in; `planted` faults are in force all the time, before those of the play."""
+        """Start the stand-ins; `planted` faults are in force all the time, before those of the play."""
         self._planted = planted
-        arguments = ["sandbox", "--listen", "127.0.0.1:0", "--state", str(self._shelf), "--faults", planted]
-        self._sandbox = self._start(arguments, "sandbox.log")
+        arguments = ["--listen", "127.0.0.1:0", "--mqtt", "0", "--state", str(self._shelf), "--faults", planted]
+        self._sandbox = self._start(["sandbox", *arguments], "sandbox.log")
         address = self._shelf / "url"
         self._await(self._sandbox, "sandbox.log", lambda: address.exists() and address.read_text().endswith("\n"))
         self._url = address.read_text().strip()
-        secret = self.folder / "secret"
-        secret.write_text("sandbox-secret\n")
-        secret.chmod(0o600)
-        values = {"spool": self.folder / "spool", "camera": self.camera, "url": self._url, "secret": secret}
-        self._config.write_text(_CONFIG.format(**{name: json.dumps(str(value)) for name, value in values.items()}))
+        self._write_secrets()
+        text = string.Template((resources.files("relayd.sandbox") / "demo.toml").read_text(encoding="utf-8"))
+        broker = self._ask("GET", "/_sandbox/")["mqtt"]
+        folder = json.dumps(str(self.folder))[1:-1]
+        self._config.write_text(text.substitute(folder=folder, url=self._url, broker=broker), encoding="utf-8")
 
-    def start_relay(self) -> None:
-        """Start the real daemon, and wait until its control socket answers."""
+    def start_relay(self, meanwhile: Callable[[], object]) -> None:
+        """Start the real daemon, and wait until its control socket answers; `meanwhile` is called now and then."""
         self._relay = self._start(["--config", str(self._config), "run"], "relay.log")
-        self._await(self._relay, "relay.log", lambda: self.relay_says("status", "--json")[0] == 0)
+
+        def is_ready() -> bool:
+            meanwhile()
+            return self._run("status", "--json")[0] == 0
+
+        self._await(self._relay, "relay.log", is_ready)
 
     def kill_relay(self) -> None:
         """SIGKILL: no goodbye, nothing written back."""
@@ -112,26 +98,36 @@ class Stage:
             self._relay.kill()
             self._relay.wait()
 
-    def relay_says(self, *arguments: str) -> tuple[int, str]:
-        """Exit code and output of a command, as a technician would type it."""
+    # --- the relay
+
+    def show(self, screen: Screen, *arguments: str) -> tuple[int, str]:
+        """Exit code and output of a command, as a technician would see it at such a terminal."""
         words = [*_python(), "--config", str(self._config), *arguments]
-        done = subprocess.run(
-            words,
-            env=_environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_COMMAND_SECONDS,
-            check=False,
-        )
+        return terminal.run(words, screen, self.folder, _environment(), _COMMAND_SECONDS)
+
+    def tell(self, *arguments: str) -> Any:
+        """What a command says with --json."""
+        code, text = self._run(*arguments, "--json")
+        if code != 0:
+            raise StageError(f"`relayd {' '.join(arguments)}` ended with {code}")
+        return json.loads(text)
+
+    def _run(self, *arguments: str) -> tuple[int, str]:
+        words = [*_python(), "--config", str(self._config), *arguments]
+        try:
+            done = subprocess.run(
+                words,
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_COMMAND_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise StageError(f"`relayd {' '.join(arguments)}` does not end") from None
         return done.returncode, done.stdout.decode(errors="replace")
 
-    def snapshot(self) -> Mapping[str, Any]:
-        """The relay's own status document."""
-        code, text = self.relay_says("status", "--json")
-        if code != 0:
-            raise StageError(f"`relayd status` ended with {code}")
-        found: Mapping[str, Any] = json.loads(text)
-        return found
+    # --- the world
 
     def set_link(self, *, up: bool) -> None:
         self._ask("POST", "/_sandbox/link", {"up": up})
@@ -140,31 +136,42 @@ class Stage:
         """Faults of the play, after the planted ones."""
         self._ask("POST", "/_sandbox/faults", {"faults": f"{self._planted}; {faults}"})
 
-    def uploads(self) -> Mapping[str, int]:
-        """Uploads under way: file name → bytes that have come."""
-        log = self._ask("GET", "/_sandbox/log")["log"]
-        is_open = (each for each in log if each["operation"] == "store" and each["outcome"] == "open" and each["key"])
-        return {each["key"].rsplit("/", 1)[-1]: each["received_bytes"] for each in is_open}
+    def press_button(self) -> None:
+        self._ask("POST", "/_sandbox/mqtt", {"topic": "vehicle/panic", "payload": {"pressed": True}})
 
-    def refused(self) -> int:
-        """How many requests got no right answer so far."""
-        log = self._ask("GET", "/_sandbox/log")["log"]
-        return sum(each["outcome"] != "answered" or each["fault"] is not None for each in log)
+    def scan(self, token: str) -> None:
+        """Show a QR code's text to the camera that Watcher waits for."""
+        answer = self._ask("POST", "/_sandbox/watcher/scan", {"token": token})
+        if "error" in answer:
+            raise StageError(f"the camera does not take the QR code: {answer['error']}")
 
-    def objects(self) -> Sequence[StoredObject]:
-        """What the stand-in has stored, read from its disk."""
-        return list(read_objects(self._shelf).values())
+    def records(self) -> Records:
+        """What every server has recorded up to now."""
+        return Records(self._ask("GET", "/_sandbox/records"), self._ask("GET", "/_sandbox/log")["log"])
 
-    def write_slowly(self, name: str, content: bytes) -> None:
+    def write_slowly(self, camera: str, name: str, content: bytes) -> None:
         """As cameras do: piece by piece under a temporary name, then renamed."""
-        hidden = self.camera / f".{name}.part"
+        hidden = self.folder / camera / f".{name}.part"
         step = len(content) // _PIECES + 1
         with hidden.open("wb") as stream:
             for start in range(0, len(content), step):
                 stream.write(content[start : start + step])
                 stream.flush()
                 time.sleep(0.03)
-        hidden.rename(self.camera / name)
+        hidden.rename(self.folder / camera / name)
+
+    def is_left(self, camera: str, name: str) -> bool:
+        """Whether a file is still in the folder of its camera."""
+        return (self.folder / camera / name).exists()
+
+    # --- processes
+
+    def _write_secrets(self) -> None:
+        folder = self.folder / "secrets"
+        folder.mkdir(mode=0o700)
+        for name, secret in _SECRETS.items():
+            (folder / name).write_text(secret + "\n")
+            (folder / name).chmod(0o600)
 
     def _start(self, arguments: Sequence[str], log: str) -> subprocess.Popen[bytes]:
         """In a session of its own, so that Ctrl-C reaches the demo alone, which then ends the others in order."""
@@ -179,7 +186,7 @@ class Stage:
                 start_new_session=True,
             )
 
-    def _await(self, process: subprocess.Popen[bytes], log: str, is_ready: Any) -> None:
+    def _await(self, process: subprocess.Popen[bytes], log: str, is_ready: Callable[[], bool]) -> None:
         deadline = clock.monotonic() + _START_SECONDS
         while not is_ready():
             if process.poll() is not None or clock.monotonic() > deadline:
@@ -197,24 +204,6 @@ class Stage:
             raise StageError(f"the sandbox does not answer: {error}") from None
         finally:
             connection.close()
-
-
-def samples() -> Mapping[str, bytes]:
-    """The files of the play, by name: shipped pictures and a clip, each made unlike all others by a comment inside."""
-    shelf = resources.files("relayd.sandbox") / "media"
-    found = {}
-    for number, kind in enumerate(("gate", "yard", "cabin", "drive", "gate", "yard", "cabin", "gate"), start=1):
-        ending = "mp4" if kind == "drive" else "jpg"
-        name = f"{kind}-{number:03}.{ending}"
-        found[name] = _marked((shelf / f"{kind}.{ending}").read_bytes(), name.encode())
-    return found
-
-
-def _marked(content: bytes, note: bytes) -> bytes:
-    """A JPEG comment after the start marker, or a free box at the end of an MP4."""
-    if content.startswith(b"\xff\xd8"):
-        return content[:2] + b"\xff\xfe" + (len(note) + 2).to_bytes(2, "big") + note + content[2:]
-    return content + (len(note) + 8).to_bytes(4, "big") + b"free" + note
 
 
 def _python() -> list[str]:

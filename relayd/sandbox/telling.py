@@ -1,18 +1,21 @@
 """How the demo tells its story: a live view for people at a terminal, plain lines for everybody else.
 
-Promises: the same sentences in both; without a terminal there is not one escape code.
+Promises: the same sentences in both; without a terminal there is not one escape code; no line is wider than the
+terminal.
 """
 
 from __future__ import annotations
 
-import enum
+import shutil
+import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import click
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -20,46 +23,37 @@ from rich.table import Table
 from rich.text import Text
 
 from relayd import clock
+from relayd.sandbox.promises import Verdict
+from relayd.sandbox.terminal import Screen
 
-
-class Place(enum.StrEnum):
-    """Where a file is."""
-
-    CAMERA = "in the camera folder"
-    SPOOL = "safe in the spool"
-    UPLOADING = "uploading"
-    STORED = "arrived"
+LINGER_SECONDS = 1.5
+CAMERA, SPOOL, UPLOADING = "in the camera's folder", "safe in the spool", "uploading"
+_BAR = "  | "
+"""Left of what a command says."""
+_WIDEST = 100
+_WIDEST_PROMISE = 44
+_WHOLE: Any = {"break_on_hyphens": False}
+"""Ids are not broken at their hyphens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One file as the view shows it; `share` is how much of it has come, 0 to 1."""
+    """One file as the view shows it: where it is in words, how much of it has come (0 to 1), whether that is all."""
 
     name: str
-    size_bytes: int
-    place: Place
+    place: str
     share: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """One line of the closing table; `trouble` is empty when the file arrived byte for byte, under one key."""
-
-    name: str
-    size_bytes: int
-    sha256: str
-    stored: int
-    trouble: str = ""
+    has_arrived: bool = False
 
 
 class Telling:
-    """Plain lines. `with` it around the play. `linger_seconds` is the time that a reader gets now and then."""
+    """Plain lines. `with` it around the play. `linger_seconds` is the time that people get to read, now and then."""
 
-    linger_seconds = 0.0
-
-    def __init__(self) -> None:
+    def __init__(self, pace: float = 1.0) -> None:
+        self.linger_seconds = LINGER_SECONDS * pace if sys.stdout.isatty() else 0.0
         self._start = clock.monotonic()
-        self._places: dict[str, Place] = {}
+        self._places: dict[str, str] = {}
+        self._width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDEST
 
     def __enter__(self) -> Self:
         return self
@@ -69,47 +63,69 @@ class Telling:
     ) -> None:
         return
 
+    @property
+    def screen(self) -> Screen:
+        """What commands are shown at."""
+        return Screen(min(self._width, _WIDEST) - len(_BAR), has_colours=False)
+
     def chapter(self, title: str) -> None:
         """A new part of the journey."""
         click.echo(f"\n{self._clock()} == {title}")
 
     def say(self, text: str) -> None:
-        """One sentence."""
-        click.echo(f"{self._clock()} {text}")
+        """A sentence or two."""
+        for line in self._folded(text):
+            click.echo(line)
+
+    def hear(self, who: str, text: str) -> None:
+        """Something that one of the servers has recorded."""
+        self.say(f"-> {who}: {text}")
 
     def command(self, line: str, output: str) -> None:
         """What a technician would type now, and see."""
         click.echo(f"{self._clock()} $ {line}")
-        click.echo("\n".join(f"        | {each}".rstrip() for each in _folded(output)))
+        click.echo("\n".join(f"{_BAR}{each}".rstrip() for each in output.rstrip().splitlines()))
 
     def look(self, link: str, seen: Sequence[Seen]) -> None:
         """Where everything is now; only what changed is worth a line."""
+        changed: dict[str, list[str]] = {}
         for each in seen:
             if self._places.get(each.name) != each.place:
                 self._places[each.name] = each.place
-                click.echo(f"{self._clock()}   {each.name}: {each.place}")
+                if each.place != CAMERA:
+                    changed.setdefault(each.place, []).append(each.name)
+        for place, names in changed.items():
+            self.say(f"   {', '.join(names)}: {place}")
 
     def close_with(self, verdicts: Sequence[Verdict]) -> None:
         """The closing table."""
-        width = max((len(each.name) for each in verdicts), default=4)
-        click.echo(f"\n{'FILE':{width}}  {'SIZE':>7}  {'SHA-256':12}  {'STORED':>6}  BYTE FOR BYTE")
+        click.echo("\nWhat was promised, and what the servers themselves have on record:\n")
         for each in verdicts:
-            told = f"NO: {each.trouble}" if each.trouble else "yes"
-            click.echo(f"{each.name:{width}}  {each.size_bytes:>7}  {each.sha256[:12]}  {each.stored:>6}  {told}")
+            head = f"{' NO' if each.trouble else 'yes'}  {each.promise:{_WIDEST_PROMISE}}  "
+            for line in textwrap.wrap(each.trouble or each.seen, max(20, self._width - len(head))):
+                click.echo(head + line)
+                head = " " * len(head)
+        click.echo("")
 
     def _clock(self) -> str:
         return f"{clock.monotonic() - self._start:6.1f} s"
+
+    def _folded(self, text: str) -> Iterator[str]:
+        indent = " " * (len(text) - len(text.lstrip()))
+        head = f"{self._clock()} "
+        for line in textwrap.wrap(text, max(40, self._width - len(head)), subsequent_indent=f"{indent}  ", **_WHOLE):
+            yield head + line
+            head = " " * len(head)
 
 
 class LiveTelling(Telling):
     """The same at a terminal: sentences scroll above a view of every file."""
 
-    linger_seconds = 1.2
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._console = Console(highlight=False)
+    def __init__(self, pace: float = 1.0) -> None:
+        super().__init__(pace)
+        self._console = Console(highlight=False, markup=False, emoji=False)
         self._live = Live(console=self._console, refresh_per_second=8, transient=True)
+        self._width = self._console.width
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -120,45 +136,56 @@ class LiveTelling(Telling):
     ) -> None:
         self._live.stop()
 
+    @property
+    def screen(self) -> Screen:
+        return Screen(min(self._width, _WIDEST) - len(_BAR), has_colours=True)
+
     def chapter(self, title: str) -> None:
         self._console.print(Text.assemble("\n", (self._clock(), "dim"), "  ", (title, "bold cyan")))
 
     def say(self, text: str) -> None:
-        self._console.print(Text.assemble((self._clock(), "dim"), "  ", text))
+        self._print("  ", text, "")
+
+    def hear(self, who: str, text: str) -> None:
+        self._print("  → ", f"{who}: {text}", "green")
 
     def command(self, line: str, output: str) -> None:
         self._console.print(Text.assemble((self._clock(), "dim"), "  ", (f"$ {line}", "bold")))
-        for each in _folded(output, self._console.width - 12):
-            self._console.print(Text.assemble(("        │ ", "dim"), each))
+        for each in output.rstrip().splitlines():
+            self._console.print(
+                Text.assemble((_BAR.replace("|", "│"), "dim"), Text.from_ansi(each)), no_wrap=True, overflow="crop"
+            )
 
     def look(self, link: str, seen: Sequence[Seen]) -> None:
         table = Table.grid(padding=(0, 2))
         for each in seen:
-            table.add_row(each.name, _bar(each), Text(each.place, _STYLE_OF_PLACE[each.place]))
+            table.add_row(each.name, _bar(each), Text(each.place, _style(each)))
         self._live.update(Group(Text(f"\nlink: {link}", _STYLE_OF_LINK.get(link, "yellow")), table))
 
     def close_with(self, verdicts: Sequence[Verdict]) -> None:
         self._live.stop()
-        table = Table("file", title="what the sandbox holds", title_justify="left")
-        for title in ("size", "sha256", "stored"):
-            table.add_column(title, justify="right")
-        table.add_column("byte for byte")
+        table = Table(box=box.SIMPLE_HEAD)
+        for title in ("", "what was promised", "what the servers have on record"):
+            table.add_column(title, no_wrap=title == "what was promised", overflow="fold")
         for each in verdicts:
-            told = Text(f"NO: {each.trouble}", "bold red") if each.trouble else Text("yes", "green")
-            table.add_row(each.name, f"{each.size_bytes:,} B", each.sha256[:12], f"{each.stored} ×", told)
+            told = Text("NO", "bold red") if each.trouble else Text("yes", "green")
+            table.add_row(told, each.promise, Text(each.trouble or each.seen, "bold red" if each.trouble else ""))
         self._console.print()
         self._console.print(table)
 
+    def _print(self, lead: str, text: str, style: str) -> None:
+        head, width = self._clock(), self._width - len(self._clock()) - len(lead)
+        for line in textwrap.wrap(text, max(40, width), **_WHOLE):
+            self._console.print(Text.assemble((head, "dim"), lead, (line, style)))
+            head, lead = " " * len(head), " " * len(lead)
 
-def _folded(output: str, width: int = 110) -> list[str]:
-    """Lines that fit; what is longer goes on in the next one."""
-    return [part for line in output.strip().splitlines() for part in textwrap.wrap(line, max(40, width)) or [""]]
 
-
-_STYLE_OF_PLACE = {Place.CAMERA: "dim", Place.SPOOL: "yellow", Place.UPLOADING: "cyan", Place.STORED: "green"}
 _STYLE_OF_LINK = {"up": "bold green", "away": "bold red"}
 
 
+def _style(seen: Seen) -> str:
+    return "green" if seen.has_arrived else {CAMERA: "dim", SPOOL: "yellow"}.get(seen.place, "cyan")
+
+
 def _bar(seen: Seen) -> RenderableType:
-    share = 1.0 if seen.place is Place.STORED else seen.share
-    return ProgressBar(total=1.0, completed=share, width=24)
+    return ProgressBar(total=1.0, completed=1.0 if seen.has_arrived else seen.share, width=16)
