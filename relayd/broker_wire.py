@@ -24,12 +24,11 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from relayd.broker_handshake import connect_properties, welcome_of, will_of
 from relayd.broker_paho import Events, PatientPaho
-from relayd.broker_settings import ConnectionLost, Settings, Welcome, Will
+from relayd.broker_settings import ConnectionLost, Settings, Welcome
 
 MISC_SECONDS = 1.0
-OUTGOING = 20
-"""Messages under way to the broker at once; what every broker takes unless it says less."""
 
 
 class Wire(aiomqtt.Client):
@@ -46,11 +45,11 @@ class Wire(aiomqtt.Client):
             protocol=aiomqtt.ProtocolVersion.V5 if settings.is_version_5 else aiomqtt.ProtocolVersion.V311,
             clean_session=None if settings.is_version_5 else not settings.keeps_session,
             clean_start=not settings.keeps_session if settings.is_version_5 else mqtt.MQTT_CLEAN_START_FIRST_ONLY,
-            will=_will(settings.will),
+            will=will_of(settings.will),
             keepalive=settings.keepalive_seconds,
             timeout=settings.timeout_seconds,
             max_inflight_messages=0x7FFF,
-            properties=_connect_properties(settings) if settings.is_version_5 else None,
+            properties=connect_properties(settings),
             tls_context=settings.tls,
         )
         self._client.__class__ = PatientPaho
@@ -211,7 +210,8 @@ class Wire(aiomqtt.Client):
         if reason_code.value >= 0x80:
             self._end(ConnectionLost("the broker refuses the connection", code=reason_code.value))
         elif not self._welcome.done():
-            self._welcome.set_result(_welcome(flags.session_present, properties))
+            present = bool(flags.session_present)
+            self._welcome.set_result(welcome_of(self._settings, is_session_present=present, properties=properties))
 
     def _on_disconnect(self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Any = None) -> None:
         code = reason_code.value
@@ -272,32 +272,6 @@ class Wire(aiomqtt.Client):
     async def _misc(self) -> None:
         while self._paho.loop_misc() == MQTTErrorCode.MQTT_ERR_SUCCESS:  # noqa: ASYNC110 - keep-alive is a matter of time
             await asyncio.sleep(MISC_SECONDS)
-
-
-def _welcome(is_session_present: bool, properties: Properties | None) -> Welcome:
-    def told(name: str, otherwise: Any) -> Any:
-        return getattr(properties, name, otherwise)
-
-    return Welcome(
-        is_session_present=bool(is_session_present),
-        max_packet_bytes=told("MaximumPacketSize", None),
-        max_qos=told("MaximumQoS", 2),
-        can_retain=bool(told("RetainAvailable", 1)),
-        has_identifiers=bool(told("SubscriptionIdentifierAvailable", 1)),
-        outgoing=min(OUTGOING, told("ReceiveMaximum", OUTGOING)),
-    )
-
-
-def _will(will: Will | None) -> aiomqtt.Will | None:
-    return None if will is None else aiomqtt.Will(will.topic, will.payload, will.qos, will.retain)
-
-
-def _connect_properties(settings: Settings) -> Properties:
-    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-    properties.SessionExpiryInterval = settings.session_expiry_seconds if settings.keeps_session else 0
-    properties.ReceiveMaximum = settings.receive_maximum
-    properties.MaximumPacketSize = settings.max_packet_bytes
-    return properties
 
 
 async def _in_own_thread(work: Callable[[], None], afterwards: Callable[[], None]) -> None:
