@@ -55,10 +55,11 @@ class Play:
             self.stage.write_slowly(shot.written.camera, shot.written.name, shot.content)
             self.look()
 
-    def show(self, *arguments: str) -> None:
-        """What a technician would type now, and see."""
-        _, output = self.stage.show(self.telling.screen, *arguments)
+    def show(self, *arguments: str) -> int:
+        """What a technician would type now, and see; the exit code."""
+        code, output = self.stage.show(self.telling.screen, *arguments)
         self.telling.command(f"relayd {' '.join(arguments)}", output.replace(f"{self.stage.folder}/", ""))
+        return code
 
     def linger(self, times: int = 1) -> None:
         """Time to read, for people."""

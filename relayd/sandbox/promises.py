@@ -112,7 +112,7 @@ def _reported_once(evidence: Evidence) -> str:
         raise Broken("something else came to the control room before it")
     if report["body"]["category"] != {"category_id": 3, "subcategory_id": 31}:
         raise Broken(f"report {number} is of category {report['body']['category']}")
-    return f"{number}, {report['at'] - evidence.back_at:.1f} s after power on"
+    return f"{number}, {report['at'] - evidence.back_at:.1f} s after power"
 
 
 def _stills_on_report(evidence: Evidence) -> str:

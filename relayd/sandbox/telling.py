@@ -165,7 +165,7 @@ class LiveTelling(Telling):
     def close_with(self, verdicts: Sequence[Verdict]) -> None:
         self._live.stop()
         table = Table(box=box.SIMPLE_HEAD)
-        for title in ("", "what was promised", "what the servers have on record"):
+        for title in ("", "what was promised", "on record at the servers"):
             table.add_column(title, no_wrap=title == "what was promised", overflow="fold")
         for each in verdicts:
             told = Text("NO", "bold red") if each.trouble else Text("yes", "green")
