@@ -14,6 +14,7 @@ from relayd.broker_routes import Routes, Subscription, retain_handling
 from relayd.broker_settings import Welcome
 from relayd.broker_wire import Wire
 from relayd.broker_words import FIRST_BAD, in_words, meaning
+from relayd.messages import about
 
 log = logging.getLogger("relayd.broker")
 
@@ -97,7 +98,7 @@ class Grants:
                 one.troubles[pattern] = reason
         if reason:
             self.refused[pattern] = reason
-            log.warning("broker %s: %s", self._name, reason)
+            log.warning("broker %s: %s", self._name, reason, extra=about(broker=self._name))
         return code
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 from relayd import clock
 from relayd.broker_config import BrokerConfig
 from relayd.broker_trouble import Trouble
+from relayd.messages import about
 
 log = logging.getLogger("relayd.broker")
 
@@ -63,7 +64,7 @@ class Standing:
     def tell(self, trouble: Trouble) -> None:
         """Said once, as long as it stays the same."""
         if trouble.text != self._trouble.text:
-            log.warning("broker %s: %s", self._name, trouble.text)
+            log.warning("broker %s: %s", self._name, trouble.text, extra=about(broker=self._name))
         self._trouble = trouble
 
     def view(self, *, is_connected: bool, refused: Mapping[str, str]) -> BrokerView:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from errno import EACCES
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -131,8 +132,11 @@ class Secret(Section):
         try:
             raw = credstore.read_credential(name) if self.file is None else self.file.read_bytes()
             return raw.decode("utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SecretMissing(f"cannot read the secret in {self.place}: {error.__class__.__name__}") from None
+        except OSError as error:
+            remedy = ": `relayd setup` mends that, or says how" if error.errno == EACCES else ""
+            raise SecretMissing(f"cannot read the secret in {self.place} ({error.strerror}){remedy}") from None
+        except UnicodeDecodeError:
+            raise SecretMissing(f"the secret in {self.place} is no text in UTF-8") from None
 
     def __repr__(self) -> str:
         return "Secret(***)"

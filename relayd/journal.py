@@ -10,7 +10,7 @@ import logging
 import re
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from relayd import clock, systemd
 from relayd.files import printable
@@ -24,11 +24,16 @@ FIELD_LIMIT = 500
 PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 """Of syslog(3), by level."""
 
+_PARTS = ("SOURCE", "DESTINATION", "BROKER", "CAMERA")
+_KEYS = (
+    "(?:access_token|refresh_token|client_secret|password|passwd|api_key|token|secret|signature|policy"
+    "|x-amz-[a-z-]+|awsaccesskeyid)"
+)
 _SECRETS = re.compile(
     r"(?i)(authorization\s*[:=]\s*(?:\w+\s+)?|bearer\s+|basic\s+"
-    r"|(?:access_token|refresh_token|client_secret|password|passwd|api_key|token|secret|signature|policy"
-    r"|x-amz-[a-z-]+|awsaccesskeyid)[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,;}]+"
+    rf"|{_KEYS}(?:[\"']\s*[=:]|\s*=|:(?!\s))\s*[\"']?|(?<!/){_KEYS}\s*:\s*[\"']?)[^\s\"'&,;}}]+"
 )
+"""Keys with their values. An address that ends in `/oauth/token: ` begins a sentence: what follows it is no value."""
 _QUERY = re.compile(r"(https?://[^\s?\"'>]+)\?[^\s\"'>]+")
 _USERINFO = re.compile(r"(\w+://)[^/\s@]+@")
 
@@ -44,7 +49,9 @@ class OneLine(logging.Formatter):
     """Formats a record as one masked, printable line; a traceback is folded into it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = masked(super().format(record))
+        whole = super().format(record)
+        place, colon, said = whole.partition(f"{record.name}: ")  # our own words: a destination may be called `secret`
+        text = f"{place}{colon}{masked(said)}" if colon else masked(whole)
         lines = [printable(line) for line in text[:LINE_LIMIT].splitlines() if line.strip()]
         return " | ".join(line.strip() for line in lines)
 
@@ -52,17 +59,18 @@ class OneLine(logging.Formatter):
 class Calm(logging.Filter):
     """Lets a complaint through a few times per window, then says how many were left out when the next window opens.
 
-    The same complaint: same logger, same level, same sentence before its values. Each destination logs by its own name.
+    The same complaint: same logger, same level, same sentence before its values, about the same source, destination,
+    broker or camera.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._seen: OrderedDict[tuple[str, int, str], tuple[float, int]] = OrderedDict()
+        self._seen: OrderedDict[tuple[object, ...], tuple[float, int]] = OrderedDict()
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING:
             return True
-        key = (record.name, record.levelno, str(record.msg))
+        key = (record.name, record.levelno, str(record.msg), *_part(record))
         now = clock.monotonic()
         since, count = self._seen.pop(key, (now, 0))
         if now - since > WINDOW_SECONDS:
@@ -76,6 +84,12 @@ class Calm(logging.Filter):
         if count + 1 == REPEATS_PER_WINDOW:
             record.msg = f"{record.msg} (more like it are left out for {WINDOW_SECONDS / 60:.0f} min)"
         return count < REPEATS_PER_WINDOW
+
+
+def _part(record: logging.LogRecord) -> Iterator[str]:
+    """Which part of the relay a record is about; bounded by what is configured, unlike the names of files."""
+    fields: Mapping[str, str] = getattr(record, FIELDS, {})
+    return (fields[key] for key in _PARTS if key in fields)
 
 
 class ToJournal(logging.Handler):

@@ -128,7 +128,7 @@ class ClientCredentials:
         try:
             secret = self._client_secret.reveal()
         except SecretMissing as error:
-            raise LoginRefused(f"client_secret: {error}") from None
+            raise LoginRefused(f"client_secret cannot be had: {error}") from None
         credentials = {"client_id": self._client_id, "client_secret": secret, "grant_type": "client_credentials"}
         url = self._client.url(self._path)
         for form in list(self._forms):

@@ -154,7 +154,7 @@ class WatcherClient:
         try:
             password = self._config.password.reveal()
         except SecretMissing as error:
-            raise LoginRefused(f"password: {error}") from None
+            raise LoginRefused(f"password cannot be had: {error}") from None
         both = base64.b64encode(f"{self._config.login}:{password}".encode()).decode()
         answer = await self._send("POST", "/login", None, f"Basic {both}")
         answer.raise_for_outage()

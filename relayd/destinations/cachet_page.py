@@ -106,7 +106,9 @@ class Page:
         try:
             token = self._config.token.reveal()
         except SecretMissing as error:
-            raise LoginRefused(f"token: {error}").harmless() from None
+            raise LoginRefused(f"token cannot be had: {error}").harmless() from None
         if _TOKEN.fullmatch(token) is None:
-            raise LoginRefused(f"token: what is in {self._config.token.place} is no token: it has blanks").harmless()
+            raise LoginRefused(
+                f"token cannot be used: what is in {self._config.token.place} is no token: it has blanks"
+            ).harmless()
         return token

@@ -127,7 +127,7 @@ class Site:
         try:
             secret = self._config.client_secret.reveal()
         except SecretMissing as error:
-            raise LoginRefused(f"client_secret: {error}").harmless() from None
+            raise LoginRefused(f"client_secret cannot be had: {error}").harmless() from None
         return base64.b64encode(f"{self._config.client_id}:{secret}".encode()).decode()
 
     # --- for people

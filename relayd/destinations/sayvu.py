@@ -255,10 +255,10 @@ class SayVU(Destination):
         try:
             key = self._config.api_key.reveal()
         except SecretMissing as error:
-            raise LoginRefused(f"api_key: {error}").harmless() from None
+            raise LoginRefused(f"api_key cannot be had: {error}").harmless() from None
         if _KEY.fullmatch(key) is None:
             raise LoginRefused(
-                f"api_key: what is in {self._config.api_key.place} is no key: one begins with ak_"
+                f"api_key cannot be used: what is in {self._config.api_key.place} is no key: one begins with ak_"
             ).harmless()
         return key
 

@@ -19,6 +19,7 @@ from relayd.destinations.watcher_names import WatcherNames
 from relayd.errors import Rejected, TryAgain
 from relayd.files import printable
 from relayd.memory import Memory, Told
+from relayd.messages import about
 from relayd.model import CameraView, Fields
 from relayd.watcher_client import Document, Missing, WatcherClient, segment
 
@@ -101,7 +102,8 @@ class Camera:
         """It cannot go on: said once, until `mended`."""
         reason = str(error).replace(quote(self.token, safe=""), "…") if self.token else str(error)
         if not self._trouble:
-            log.warning("%s: camera %s: %s", self._owner, self.name, reason)
+            told = about(destination=self._owner, camera=self.name)
+            log.warning("%s: camera %s: %s", self._owner, self.name, reason, extra=told)
         self._trouble, self._is_fault = reason, is_fault
         self.failures += 1
 

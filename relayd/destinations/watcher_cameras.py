@@ -18,6 +18,7 @@ from relayd.destinations.watcher_names import WatcherNames
 from relayd.errors import LoginRefused, NotAllowed, Rejected, SpoolError, TryAgain, Unavailable
 from relayd.files import printable
 from relayd.memory import Memory
+from relayd.messages import about
 from relayd.model import CameraView, Fields
 from relayd.retry import Backoff
 from relayd.templates import did_you_mean
@@ -128,7 +129,8 @@ class Cameras:
     def _pause(self, error: Unavailable) -> None:
         """The server cannot be had: all cameras wait."""
         if not self._outage:
-            log.warning("%s: cameras are not looked after: %s", self._owner, error)
+            told = about(destination=self._owner)
+            log.warning("%s: cameras are not looked after: %s", self._owner, error, extra=told)
         self._outage, self._is_fault = str(error), isinstance(error, LoginRefused)
         self._failures += 1
         wish = min(error.retry_after_seconds or 0.0, self._config.backoff_cap)

@@ -238,9 +238,11 @@ def _revealed(key: str, secret: Secret) -> str:
     try:
         value = secret.reveal()
     except SecretMissing as error:
-        raise LoginRefused(f"{key}: {error}") from None
+        raise LoginRefused(f"{key} cannot be had: {error}") from None
     if _VISIBLE.fullmatch(value) is None:
-        raise LoginRefused(f"{key}: the secret in {secret.place} has characters that are not printable ASCII")
+        raise LoginRefused(
+            f"{key} cannot be used: the secret in {secret.place} has characters that are not printable ASCII"
+        )
     return value
 
 

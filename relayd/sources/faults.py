@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from relayd.messages import about
+
 log = logging.getLogger("relayd.sources")
 
 
@@ -17,7 +19,7 @@ class Faults:
     def set(self, kind: str, reason: str) -> None:
         """This does not work, for this reason, until `clear`. The reason may change without another log line."""
         if kind not in self._reasons:
-            log.warning("source %s: %s", self._source, reason)
+            log.warning("source %s: %s", self._source, reason, extra=about(source=self._source))
         self._reasons[kind] = reason
 
     def clear(self, kind: str) -> None:

@@ -47,11 +47,38 @@ def test_whatever_a_stranger_calls_a_file_the_log_stays_one_printable_line(text:
         "mqtts://user:s3cr3t-value@broker.example",
         "'x-amz-security-token': 's3cr3t-value'",
         "policy=s3cr3t-value",
+        "client_secret:s3cr3t-value",
+        "client_secret : s3cr3t-value",
+        "sessionToken: s3cr3t-value",
+        "X-Auth-Token: s3cr3t-value",
+        "https://api.example/oauth/token?client_secret=s3cr3t-value",
+        "api.example/oauth/token=s3cr3t-value",
     ],
 )
 def test_a_secret_never_reaches_the_log(leak: str) -> None:
     assert "s3cr3t-value" not in line("server said %s", leak)
     assert "s3cr3t-value" not in masked(leak)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "no login: 127.0.0.1:8490/oauth/token: the connection broke before the answer came",
+        "api.example/oauth/token: its name is unknown",
+        "client_secret cannot be had: there is no credential rapidsos: run `relayd credential add rapidsos`",
+        "topic wildcards are fine: site/+/panic",
+    ],
+)
+def test_what_tells_a_technician_what_is_wrong_is_not_masked_away(sentence: str) -> None:
+    assert line("rapidsos pauses: %s", sentence).endswith(sentence)
+
+
+def test_a_destination_may_be_called_secret() -> None:
+    record = logging.LogRecord("relayd.worker.my-secret", logging.WARNING, "x.py", 1, "it pauses: %s", ("so",), None)
+    assert (
+        OneLine("%(levelname)s %(name)s: %(message)s").format(record)
+        == "WARNING relayd.worker.my-secret: it pauses: so"
+    )
 
 
 def test_a_traceback_is_folded_into_its_line_and_masked() -> None:
@@ -77,6 +104,19 @@ def test_ten_thousand_equal_complaints_are_a_few_lines() -> None:
     lines = stream.getvalue().splitlines()
     assert len(lines) == REPEATS_PER_WINDOW
     assert "left out" in lines[-1]
+
+
+def test_complaints_about_different_parts_do_not_hold_back_each_other() -> None:
+    calm = Calm()
+
+    def is_shown(source: str, file: str) -> bool:
+        record = logging.LogRecord("relayd.sources", logging.WARNING, "x.py", 1, "source %s broke", (source,), None)
+        record.__dict__.update(about(source=source, file=file))
+        return calm.filter(record)
+
+    assert all(is_shown(f"camera-{number}", "a") for number in range(20))
+    shown = [is_shown("camera-1", f"{number}.jpg") for number in range(20)]
+    assert shown.count(True) == REPEATS_PER_WINDOW - 1, "names of files are no parts: a flood of them is one complaint"
 
 
 def test_information_is_not_held_back() -> None:
