@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import socket
+import struct
 import sys
 import termios
 from collections.abc import AsyncIterator, Iterable
@@ -17,11 +19,14 @@ from typing import Protocol
 
 from relayd.errors import DeliveryError, TryAgain
 from relayd.httpconfig import HttpConfig
-from relayd.traffic import Pace, lane
+from relayd.traffic import Lane, Pace, lane
 
 LOOK_EVERY_SECONDS = 1.0
 RESEND_LIMIT_BYTES = 4 * 1024 * 1024
 """A request that has handed over more than this was not stopped by a connection that was dead before."""
+LONGEST_TRIP_SECONDS = 1.0
+"""More than by way of a satellite; what takes longer waits in a queue."""
+MOST_TRIPS = 64
 YIELD_EVERY_CHUNKS = 16
 """A sink that is faster than we are never makes us wait, so the loop gets its turn this often (1 MiB)."""
 
@@ -37,14 +42,38 @@ class Body(Protocol):
     def chunks(self) -> Iterable[bytes]: ...
 
 
+class Trips:
+    """How long it takes there and back while nothing is queued on the way: the quickest ever seen, by way (own address
+    and the other one), so that another uplink is another way."""
+
+    def __init__(self) -> None:
+        self._quickest: dict[tuple[str, str], float] = {}
+
+    def seconds(self, connection: socket.socket) -> float:
+        """By this connection, as the kernel counts it."""
+        way = str(connection.getsockname()[0]), str(connection.getpeername()[0])
+        known = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _MIN_RTT_AT + 4)
+        seen = struct.unpack_from("=I", known, _MIN_RTT_AT)[0] / 1e6 if len(known) >= _MIN_RTT_AT + 4 else 0.0
+        if way not in self._quickest and len(self._quickest) >= MOST_TRIPS:
+            self._quickest.clear()
+        self._quickest[way] = min(seen, self._quickest.get(way, seen))
+        return min(self._quickest[way], LONGEST_TRIP_SECONDS)
+
+
+_MIN_RTT_AT = 148
+"""Where struct tcp_info has tcpi_min_rtt, microseconds (Linux 4.6)."""
+
+
 class Flow:
     """One exchange: moves its `deadline` on as long as bytes flow.
 
     `fault` is what the body raised while it was read, `refusal` why the guard opened no socket.
     """
 
-    def __init__(self, config: HttpConfig, deadline: asyncio.Timeout, total: int) -> None:
+    def __init__(self, config: HttpConfig, deadline: asyncio.Timeout, total: int, trips: Trips) -> None:
         self._config = config
+        self._trips = trips
+        self._lane = lane.get()
         self._deadline = deadline
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -99,16 +128,27 @@ class Flow:
         seen = (self.handed, self._buffered(), self._unacknowledged())
         if seen != self._seen:
             self._seen = seen
+            if self._lane is not None:
+                self._lane.moved()
             is_sent = self.handed >= self._total and seen[1:] == (0, 0)
             patience = self._config.answer_timeout if is_sent else self._config.stall_timeout
             self._deadline.reschedule(self._loop.time() + patience)
         self._timer = self._loop.call_later(self._look_every, self._look)
 
-    def waiting_bytes(self, pace: Pace) -> int:
+    def waiting_bytes(self, pace: Pace, own: Lane) -> int:
         """How much has been handed over and not been acknowledged; the pace is told."""
         waiting = self._buffered() + self._unacknowledged()
-        pace.look(self.handed - waiting, self._loop.time())
+        pace.look(self.handed - waiting, self._loop.time(), own.least_ahead_bytes)
         return waiting
+
+    def trip_seconds(self) -> float:
+        """How long it takes there and back while nothing is queued on the way."""
+        if self._transport is None or self._transport.is_closing():
+            return 0.0
+        try:
+            return self._trips.seconds(self._transport.get_extra_info("socket"))
+        except (OSError, ValueError):
+            return 0.0  # closed meanwhile
 
     def _buffered(self) -> int:
         """Bytes that wait in this process."""
@@ -130,14 +170,15 @@ class Flow:
 async def pump(body: Body, flow: Flow) -> AsyncIterator[bytes]:
     """The chunks of a body, counted; slowly while something more urgent is under way. Reads block the loop on purpose:
     they come from the page cache, and a thread hop per chunk costs more than twice the whole upload."""
-    own, pace = lane.get(), Pace()
+    own = lane.get()
+    pace = Pace(0 if own is None else own.least_ahead_bytes, flow.trip_seconds)
     try:
         for number, chunk in enumerate(body.chunks(), 1):
-            if own is None or not own.gives_way:
+            if own is None:
                 flow.handed += len(chunk)
                 yield chunk
             else:
-                async for piece in own.pieces(chunk, pace, partial(flow.waiting_bytes, pace)):
+                async for piece in own.pieces(chunk, pace, partial(flow.waiting_bytes, pace, own)):
                     flow.handed += len(piece)
                     yield piece
             if number % YIELD_EVERY_CHUNKS == 0:

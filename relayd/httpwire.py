@@ -19,7 +19,7 @@ from relayd.addressguard import AddressGuard, AddressInfo, SocketRefused, where
 from relayd.errors import DeliveryError, TryAgain, Unavailable, Unreachable
 from relayd.httpanswer import Answer
 from relayd.httpconfig import HttpConfig
-from relayd.httpflow import Body, Flow, current, pump
+from relayd.httpflow import Body, Flow, Trips, current, pump
 
 KEEPALIVE_SECONDS = 30.0
 READ_BYTES = 65536
@@ -60,6 +60,7 @@ class Wire:
             raise Unavailable(str(error)).harmless() from None
         self._config = config
         self._guard = guard
+        self._trips = Trips()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 ssl=context, limit=0, keepalive_timeout=KEEPALIVE_SECONDS, socket_factory=self._open_socket
@@ -94,7 +95,7 @@ class Wire:
         """None, if `may_give_up`, for a kept connection that turned out to be dead."""
         total = len(body) if isinstance(body, bytes) else body.length
         timeout = asyncio.timeout(None)
-        flow = Flow(self._config, timeout, total)
+        flow = Flow(self._config, timeout, total, self._trips)
         previous = current.set(flow)
         try:
             async with timeout:

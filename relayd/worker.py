@@ -38,7 +38,8 @@ WAKE_JITTER_SECONDS = 5.0
 
 
 class Worker:
-    """Carries out the deliveries of one destination, most urgent first, `concurrency` at a time; one emergency more."""
+    """Carries out the deliveries of one destination, most urgent first, `concurrency` at a time; beside them something
+    urgent while all of them are less so, and an emergency."""
 
     def __init__(
         self,
@@ -142,10 +143,15 @@ class Worker:
         return LOOK_AGAIN_SECONDS
 
     def _least_urgent(self) -> Priority | None:
-        """What may start now: anything while there is room, an emergency beside what fills the room, else None."""
-        if self._held or len(self._out) > self._concurrency:
+        """What may start now: anything while there is room; beside what fills the room something urgent, if all that is
+        less so, and an emergency; else None."""
+        places_over = self._concurrency - len(self._out)
+        if self._held or places_over < -1:
             return None
-        return Priority.BULK if len(self._out) < self._concurrency else Priority.EMERGENCY
+        if places_over > 0:
+            return Priority.BULK
+        is_urgent_out = any(begun.delivery.priority <= Priority.HIGH for begun in self._out.values())
+        return Priority.EMERGENCY if is_urgent_out else Priority.HIGH
 
     async def _wake(self) -> None:
         """What failed for what may be over now is due: it need not wait for the end of its own backoff."""
@@ -188,7 +194,7 @@ class Worker:
         )
         if due_at is not None:
             return min(max(due_at - now, 0.0), LOOK_AGAIN_SECONDS)
-        if not out and least_urgent is Priority.BULK:  # when only emergencies were looked for, others may be owed
+        if not out and least_urgent is Priority.BULK:  # when only what is urgent was looked for, other things may be owed
             self._breaker.owed_nothing()
         return LOOK_AGAIN_SECONDS
 
@@ -203,8 +209,7 @@ class Worker:
 
     async def _try(self, begun: Begun) -> None:
         try:
-            with self._traffic.carrying(begun.delivery.priority):
-                receipt = await self._destination.deliver(self._attempt(begun))
+            receipt = await self._deliver(begun)
         except Exception as error:  # noqa: BLE001 - the seam: whatever a destination raises becomes a verdict
             await self._record_failure(begun, error)
         else:
@@ -213,6 +218,14 @@ class Worker:
             del self._out[begun.delivery.id]
             self._breaker.ended(begun.delivery.id)
             self._hint.set()
+
+    async def _deliver(self, begun: Begun) -> Receipt:
+        """As part of the traffic: while something more urgent is under way, when the way is free or at its turn."""
+        if not self._destination.goes_over_link:
+            return await self._destination.deliver(self._attempt(begun))
+        with self._traffic.carrying(begun.delivery.priority, begun.item.kind) as lane:
+            await lane.turn()
+            return await self._destination.deliver(self._attempt(begun))
 
     def _attempt(self, begun: Begun) -> Attempt:
         return Attempt(

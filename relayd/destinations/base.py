@@ -30,7 +30,8 @@ class DestinationConfig(Section):
     type: str
     """Which API this is."""
     concurrency: int = Field(default=2, ge=1, le=32)
-    """How many deliveries may be under way at once; one of priority `emergency` may go beside them."""
+    """How many deliveries may be under way at once; beside them goes one of priority `high` while none of them is
+    urgent, and one more of priority `emergency`."""
     backoff_first: Duration = written("1s", gt=0)
     """Longest wait after the first failure; it doubles with each further one, and the wait is drawn from 0 to it."""
     backoff_cap: Duration = written("5m", gt=0)
@@ -204,6 +205,10 @@ class Destination(ABC):
     spares: ClassVar[Mapping[str, str]] = {}
     """Action → the option of the section that, where it is set, stands in for what the action `needs`: then it is sent
     outside of incidents too, and within one it waits only for what something in the incident may still bring."""
+
+    goes_over_link: ClassVar[bool] = True
+    """Whether deliveries share the way to the outside with those to other destinations, so that they give way to what
+    is more urgent."""
 
     name: str
 

@@ -86,6 +86,7 @@ class Copy(Destination):
     Config = CopyConfig
     actions: ClassVar = {"copy": CopyArguments}
     receipt_fields = frozenset({"path"})
+    goes_over_link = False
 
     def __init__(self, name: str, config: CopyConfig, surroundings: Surroundings | None = None) -> None:
         self.name = name

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from relayd.destinations.base import Attempt, Step
 from relayd.model import Capture, Item, Order
 from relayd.sources.topic import TopicSource
 from relayd.spool import Spool, Ties
+from relayd.traffic import Lane, Pace
 
 
 def unlink_before_commit() -> None:
@@ -68,7 +69,21 @@ def acknowledge_at_once() -> None:
     TopicSource._take = soon  # type: ignore[method-assign]
 
 
+def no_lane() -> None:
+    """Nobody gives way to anybody, and uploads go as fast as the kernel takes them."""
+
+    async def turn(self: Lane) -> None:
+        return
+
+    async def pieces(self: Lane, chunk: bytes, pace: Pace, waiting_bytes: Callable[[], int]) -> AsyncIterator[bytes]:
+        yield chunk
+
+    Lane.turn = turn  # type: ignore[method-assign]
+    Lane.pieces = pieces  # type: ignore[method-assign]
+
+
 SABOTAGE = {
+    "no-lane": no_lane,
     "unlink-before-commit": unlink_before_commit,
     "no-step-store": no_step_store,
     "acknowledge-at-once": acknowledge_at_once,

@@ -13,6 +13,7 @@ from relayd import clock
 from relayd.destinations.base import Attempt, Destination, DestinationConfig
 from relayd.model import Capture, Device, Finding, Item, Kind, Order, Priority, Receipt
 from relayd.spool import Spool, SpoolConfig
+from relayd.traffic import Traffic
 from relayd.worker import Worker
 
 DEVICE = Device(id="t", name="t")
@@ -54,13 +55,19 @@ class Stage:
         spool.subscribe(self._hint)
 
     def start(
-        self, destination: Destination, *, concurrency: int = 1, cap: str = "100ms", first: str = "10ms"
+        self,
+        destination: Destination,
+        *,
+        concurrency: int = 1,
+        cap: str = "100ms",
+        first: str = "10ms",
+        traffic: Traffic | None = None,
     ) -> Worker:
         """A worker with short waits, running."""
         config = DestinationConfig(
             type="played", concurrency=concurrency, backoff_first=parsed(first), backoff_cap=parsed(cap)
         )
-        worker = Worker(destination, config, self.spool, DEVICE, is_held=False)
+        worker = Worker(destination, config, self.spool, DEVICE, is_held=False, traffic=traffic)
         self.workers[destination.name] = worker
         self._tasks.append(asyncio.create_task(worker.run(), name=destination.name))
         return worker

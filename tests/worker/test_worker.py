@@ -26,6 +26,7 @@ from relayd.errors import (
 from relayd.journal import Calm
 from relayd.model import Order, Outcome, Priority, Receipt
 from relayd.spool import Begun
+from relayd.traffic import Traffic
 from relayd.worker import BACKLOG_TURN
 from tests.worker.stage import Played, Stage, order, stage
 
@@ -104,7 +105,9 @@ async def test_no_more_than_the_configured_number_is_out_at_once(it: Stage) -> N
     assert most == 3
 
 
-async def test_an_emergency_starts_at_once_beside_uploads_that_fill_every_place(it: Stage) -> None:
+async def test_what_is_urgent_starts_at_once_beside_uploads_that_fill_every_place_and_emergencies_beside_that(
+    it: Stage,
+) -> None:
     gate = asyncio.Event()
 
     async def slow_but_for_emergencies(attempt: Attempt) -> Receipt:
@@ -117,14 +120,53 @@ async def test_an_emergency_starts_at_once_beside_uploads_that_fill_every_place(
     there = Played("there", slow_but_for_emergencies)
     worker = it.start(there, concurrency=2)
     await it.until(lambda: worker.view().under_way == 2, "both places are taken")
-    await it.put("high", order("there", Priority.HIGH))
+    for number in range(2):
+        await it.put(f"high{number}", order("there", Priority.HIGH))
+    await it.until(lambda: "high0" in there.seen, "it goes beside them")
     for number in range(3):
         await it.put(f"panic{number}", order("there", Priority.EMERGENCY))
     await it.until(lambda: it.spool.counters.delivered == 3, "the emergencies went", 3)
-    assert "high" not in there.seen, "the extra place is for emergencies alone"
-    assert worker.view().under_way == 2
+    assert "high1" not in there.seen, "one is enough"
+    assert worker.view().under_way == 3
     gate.set()
-    await it.until(lambda: it.spool.counters.delivered == 10, "all went")
+    await it.until(lambda: it.spool.counters.delivered == 11, "all went")
+
+
+async def test_a_stream_of_urgent_deliveries_leaves_the_backlog_its_share(it: Stage) -> None:
+    for number in range(30):
+        await it.put(f"high{number}", order("there", Priority.HIGH))
+    for number in range(3):
+        await it.put(f"bulk{number}", order("there", Priority.BULK))
+    there = Played("there", accept)
+    it.start(there, concurrency=2)
+    await it.until(lambda: it.spool.counters.delivered == 33, "all went")
+    assert there.seen.index("bulk1") < 20
+
+
+@pytest.mark.parametrize("goes_over_link", [True, False])
+async def test_what_is_less_urgent_waits_for_an_emergency_elsewhere_unless_it_goes_another_way(
+    it: Stage, monkeypatch: pytest.MonkeyPatch, goes_over_link: bool
+) -> None:
+    gate, road = asyncio.Event(), Traffic()
+
+    async def long_one(attempt: Attempt) -> Receipt:
+        await gate.wait()
+        return DONE
+
+    here, there = Played("here", long_one), Played("there", accept)
+    monkeypatch.setattr(Played, "goes_over_link", goes_over_link)
+    it.start(here, traffic=road)
+    worker = it.start(there, traffic=road)
+    await it.put("panic", order("here", Priority.EMERGENCY))
+    await it.until(lambda: "panic" in here.seen, "the emergency is under way")
+    await it.put("bulk", order("there", Priority.BULK))
+    if goes_over_link:
+        await it.until(lambda: worker.view().under_way == 1, "it waits its turn")
+        assert there.seen == []
+    else:
+        await it.until(lambda: it.spool.counters.delivered == 1, "it went meanwhile")
+    gate.set()
+    await it.until(lambda: it.spool.counters.delivered == 2, "all went")
 
 
 async def test_a_poison_item_backs_off_alone_and_never_holds_up_the_line(it: Stage) -> None:
@@ -361,19 +403,19 @@ async def test_five_failures_in_a_row_pause_the_destination_even_if_each_is_its_
     assert found[:6] == ["ok"] * 5 + ["waiting"]
 
 
-async def test_a_look_for_emergencies_alone_ends_no_pause(it: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_look_for_what_is_urgent_alone_ends_no_pause(it: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     looks, looked = asyncio.Event(), asyncio.Event()
     begin, next_due = it.spool.begin, it.spool.next_due
 
     async def begin_late(destination: str, **wanted: Any) -> Begun | None:
-        if wanted["least_urgent"] is Priority.EMERGENCY:
+        if wanted["least_urgent"] is not Priority.BULK:
             looks.set()
             await it.until(lambda: not worker.view().under_way, "what was out fails during the look")
         return await begin(destination, **wanted)
 
     async def next_due_noted(destination: str, **wanted: Any) -> float | None:
         found = await next_due(destination, **wanted)
-        if wanted["least_urgent"] is Priority.EMERGENCY:
+        if wanted["least_urgent"] is not Priority.BULK:
             looked.set()
         return found
 
