@@ -194,7 +194,7 @@ class Worker:
         )
         if due_at is not None:
             return min(max(due_at - now, 0.0), LOOK_AGAIN_SECONDS)
-        if not out and least_urgent is Priority.BULK:  # when only what is urgent was looked for, other things may be owed
+        if not out and least_urgent is Priority.BULK:  # what is less urgent may be owed otherwise
             self._breaker.owed_nothing()
         return LOOK_AGAIN_SECONDS
 
