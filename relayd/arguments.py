@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ValidationError
 
-from relayd import rules
+from relayd import rendering
+from relayd.cage import TemplateError
 from relayd.errors import Rejected
 from relayd.model import Delivery, Device, Fields, Incident, Item
 from relayd.templates import is_template
@@ -26,11 +27,11 @@ def arguments_of(
     model = actions.get(delivery.action)
     if model is None:
         raise Rejected(f"{delivery.destination} has no action {delivery.action!r}")
-    context = rules.context(item, device, incident=incident, receipt=delivery.parent_receipt)
+    context = rendering.context(item, device, incident=incident, receipt=delivery.parent_receipt)
     try:
-        filled = rules.render(with_defaults(model, delivery.arguments), context)
+        filled = rendering.render(with_defaults(model, delivery.arguments), context)
         return model.model_validate(dict(filled)).model_dump(mode="json", by_alias=True)
-    except rules.TemplateError as error:
+    except TemplateError as error:
         raise Rejected(f"rule {delivery.rule!r}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]

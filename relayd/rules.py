@@ -11,27 +11,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from relayd import incidents, jsontext
+from relayd import incidents
 from relayd.cage import TemplateError
-from relayd.clock import rfc3339
-from relayd.model import JSON, Device, Fields, Incident, Item, Kind, Location, Opening, Order, Priority
+from relayd.model import JSON, Device, Incident, Item, Location, Opening, Order, Priority
+from relayd.rendering import context
 from relayd.rule_config import INCIDENT_FIELDS, OWN_HEALTH, DeliverConfig, IncidentConfig, RuleConfig
 from relayd.templates import fields_needed, fill_in, is_true, mentions
-
-__all__ = [
-    "Decision",
-    "RuleBook",
-    "TemplateError",
-    "Verdict",
-    "Wires",
-    "compile_rules",
-    "context",
-    "likeness",
-    "render",
-]
 
 
 class Wires(Protocol):
@@ -186,58 +174,6 @@ def compile_rules(rules: Sequence[RuleConfig], wires: Mapping[str, Wires] | None
     )
 
 
-def context(
-    item: Item,
-    device: Device,
-    location: Location | None = None,
-    incident: Incident | None = None,
-    receipt: Fields | None = None,
-) -> dict[str, Any]:
-    """What conditions and texts see. `location` is where the item was captured, else the newest fix given, else where
-    the device stands; `receipt` is there only in follow-ups."""
-    found = item.location or location or device.location
-    seen: dict[str, Any] = {
-        "item": {
-            **item.attributes,
-            "id": item.id,
-            "name": item.name,
-            "source": item.source,
-            "kind": item.kind.value,
-            "size": item.size_bytes,
-            "content_type": item.content_type,
-            "sha256": item.sha256,
-            "captured_at": rfc3339(item.captured_at),
-            "topic": item.topic,
-        },
-        "payload": _payload(item),
-        "device": {"id": device.id, "name": device.name, "site": device.site, "location": _place(device.location)},
-        "location": _place(found),
-        "incident": None if incident is None else incidents.seen(incident),
-    }
-    return seen if receipt is None else seen | {"receipt": dict(receipt)}
-
-
-def render(arguments: Fields, context: Mapping[str, Any]) -> Fields:
-    """The arguments with every text filled in. Raises TemplateError, which names the argument."""
-    filled: dict[str, JSON] = {}
-    for name, value in arguments.items():
-        try:
-            filled[name] = _rendered(value, context)
-        except TemplateError as error:
-            raise TemplateError(f"{name}: {error}") from None
-    return filled
-
-
-def _rendered(value: JSON, context: Mapping[str, Any]) -> JSON:
-    if isinstance(value, str):
-        return fill_in(value, context)
-    if isinstance(value, list):
-        return [_rendered(one, context) for one in value]
-    if isinstance(value, dict):
-        return {key: _rendered(one, context) for key, one in value.items()}
-    return value
-
-
 def _key(incident: IncidentConfig, seen: Mapping[str, Any]) -> str:
     """Raises TemplateError."""
     key = fill_in(incident.key, seen).strip()[: incidents.LONGEST_KEY]
@@ -317,14 +253,3 @@ def _alike(order: Order) -> JSON:
         order.incident if order.is_tied else "",
         [_alike(follower) for follower in order.then],
     ]
-
-
-def _place(location: Location | None) -> dict[str, Any] | None:
-    return None if location is None else asdict(location)
-
-
-def _payload(item: Item) -> JSON:
-    """A message as parsed JSON, or as text if it is none; None for media and for bytes that are no text."""
-    if item.kind is not Kind.MESSAGE or item.payload is None:
-        return None
-    return jsontext.parsed(item.payload).value

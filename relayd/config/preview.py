@@ -15,9 +15,10 @@ from typing import Any
 
 import pydantic
 
-from relayd import clock, destinations, incidents, mediatype, rules
+from relayd import clock, destinations, incidents, mediatype, rendering, rules
 from relayd.arguments import with_defaults
 from relayd.broker_filters import matches
+from relayd.cage import TemplateError
 from relayd.config.sections import Config, wires_of
 from relayd.config.words import plain, words_of
 from relayd.errors import RelaydError
@@ -123,7 +124,7 @@ def preview(config: Config, item: Item, *, in_incident: bool = False) -> dict[st
     With `in_incident`, as if it belonged to an incident that another item has opened."""
     device = config.device.as_device()
     book = rules.compile_rules(config.rule, wires_of(config))
-    seen = rules.context(item, device)
+    seen = rendering.context(item, device)
     openings, _ = book.openings(item, device)
     belongs_to = [_as_opened(config, opening) for opening in openings if not opening.closes]
     if in_incident and not belongs_to:
@@ -165,7 +166,7 @@ def _delivery(
 ) -> dict[str, JSON]:
     kind = config.destination[order.destination].type
     models = destinations.models(kind)
-    seen = rules.context(item, device, incident=incident, receipt=receipt)
+    seen = rendering.context(item, device, incident=incident, receipt=receipt)
     arguments, error = _filled(order, models.actions[order.action], seen)
     following = _Later({field: f"<receipt.{field}>" for field in models.receipt or ()})
     return {
@@ -195,8 +196,8 @@ def _filled(
 ) -> tuple[dict[str, JSON], str | None]:
     """The arguments as they would be sent, or as they are written and why they cannot be filled in."""
     try:
-        filled = dict(rules.render(with_defaults(model, order.arguments), seen))
-    except rules.TemplateError as error:
+        filled = dict(rendering.render(with_defaults(model, order.arguments), seen))
+    except TemplateError as error:
         return dict(order.arguments), str(error)
     try:
         checked = model.model_validate(filled)

@@ -21,6 +21,7 @@ from pydantic import Field
 from relayd import clock, httpcheck, s3form
 from relayd.addressguard import AddressGuard, AddressRefused, parse_url
 from relayd.destinations.base import Attempt, Destination, DestinationConfig, Step
+from relayd.destinations.rapidsos_types import media_type
 from relayd.errors import LoginRefused, Rejected, Rewind, TryAgain, Unavailable
 from relayd.fields import Duration, Secret, Section, written
 from relayd.files import safe_name
@@ -37,22 +38,6 @@ MOST_DAMAGED = 5
 """Uploads of one file that storage may hold wrongly before the delivery is given up."""
 MOST_UNRESOLVED = 3
 """Answers without an address before a stored file is reported as delivered without one."""
-_ALLOWED_TYPE = re.compile(
-    r"application/(?:pdf|msword|rtf|octet-stream)|text/(?:markdown|rtf|plain)|(?:video|audio|image)/[a-z0-9][a-z0-9.+-]*"
-)
-_KNOWN_AS = {
-    "application/x-pdf": "application/pdf",
-    "application/x-rtf": "application/rtf",
-    "application/mp4": "video/mp4",
-    "application/x-matroska": "video/x-matroska",
-    "application/ogg": "audio/ogg",
-    "image/jpg": "image/jpeg",
-    "image/pjpeg": "image/jpeg",
-    "text/x-markdown": "text/markdown",
-    "text/richtext": "text/rtf",
-    "text/csv": "text/plain",
-    "text/x-log": "text/plain",
-}
 _URI = re.compile(r"(?:ref|https?)://[!-~]{1,4096}")
 _ADDRESS = re.compile(r"""https?://[^\s"'<>\\]{1,4096}""")
 
@@ -272,13 +257,6 @@ class RapidSOS(Destination):
             headers["Content-Type"] = "application/json"
             body = json.dumps(request).encode()
         return await self._login.send(method, self._api.url(path), headers=headers, body=body)
-
-
-def media_type(content_type: str) -> str:
-    """The nearest type on RapidSOS's closed list, lower case and without parameters."""
-    plain = content_type.partition(";")[0].strip().lower()
-    plain = _KNOWN_AS.get(plain, plain)
-    return plain if _ALLOWED_TYPE.fullmatch(plain) else "application/octet-stream"
 
 
 def _read_slot(answer: Answer) -> tuple[str, str, JSON]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from relayd import clock, httpcheck, incidents, rules
+from relayd import clock, httpcheck, incidents, rendering
 from relayd.destinations.base import Attempt, Destination, DestinationConfig
 from relayd.errors import LoginRefused, Rejected, SecretMissing, TryAgain
 from relayd.fields import Secret, Section
@@ -203,7 +203,7 @@ def body_of(attempt: Attempt) -> bytes:
     `payload` is the message as JSON, or its text if it is none; bytes that are neither are in `payload_base64`, and
     then `payload` is null, as it is for media.
     """
-    seen = rules.context(attempt.item, attempt.device)
+    seen = rendering.context(attempt.item, attempt.device)
     document: dict[str, Any] = {name: seen[name] for name in ("item", "payload", "device", "incident", "location")}
     if attempt.incident is not None:  # its remote ids come later: a body must stay the same under one Idempotency-Key
         document["incident"] = incidents.document(attempt.incident)

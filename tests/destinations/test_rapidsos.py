@@ -17,7 +17,8 @@ import trustme
 from pydantic import ValidationError
 
 from relayd import clock
-from relayd.destinations.rapidsos import RapidSOS, RapidSOSConfig, media_type
+from relayd.destinations.rapidsos import RapidSOS, RapidSOSConfig
+from relayd.destinations.rapidsos_types import media_type
 from relayd.errors import DeliveryError, LoginRefused, Rejected, Rewind, TryAgain, Unavailable
 from relayd.model import Receipt
 from relayd.sandbox import Sandbox
