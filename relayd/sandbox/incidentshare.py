@@ -10,25 +10,23 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import json
 import math
 import re
 import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, TypeVar
-from urllib.parse import parse_qs, unquote
+from urllib.parse import unquote
 
 from aiohttp import web
-from pydantic import BaseModel, StringConstraints
 
-from relayd.sandbox import multipart, shape
+from relayd.sandbox import incidentshare_bodies as bodies
+from relayd.sandbox import multipart
 from relayd.sandbox.exchange import Exchange
+from relayd.sandbox.incidentshare_bodies import refusal, unauthorized
 from relayd.sandbox.incidentshare_lists import Archive, Link, Media, text_of
 from relayd.sandbox.refusal import ApiRefusal
 from relayd.sandbox.routes import Route
 from relayd.sandbox.settings import Settings
-from relayd.sandbox.shape import Strict
 
 _PREFIX = r"(?P<prefix>(?:/[A-Za-z0-9._-]+)*)"
 _REST = _PREFIX + "/incidentshare/rest/v1"
@@ -44,34 +42,8 @@ ROUTES: tuple[Route, ...] = (
     ("channels", "GET", re.compile(_PREFIX + "/incidentshare-appconfig/v2/channels")),
 )
 
-_BODY_LIMIT = 64 * 1024
 _FIRST_ID = 1207
 _FORM = "application/x-www-form-urlencoded"
-_QUERIES: Mapping[str, frozenset[str]] = {
-    "links": frozenset({"include_media_files", "saved_date_after", "page"}),
-    "files": frozenset({"saved_date_after", "include_older_group_files", "page"}),
-    "channels": frozenset({"viewer_ip"}),
-}
-_Model = TypeVar("_Model", bound=BaseModel)
-_Text = Annotated[str, StringConstraints(min_length=1)]
-
-
-class _LinkBody(Strict):
-    sms_template: str | None = None
-    user_email: str | None = None
-    user_login_name: str | None = None
-    reference_no: str | None = None
-    notes: str | None = None
-
-
-class _SmsBody(_LinkBody):
-    phone_number: _Text
-    country_code: int | None = None
-    incident_id: _Text | None = None
-
-
-class _EmailBody(_LinkBody):
-    email: Annotated[str, StringConstraints(min_length=3)]
 
 
 class Site:
@@ -93,14 +65,14 @@ class Site:
             return await self._token(exchange)
         is_of_files = operation == "files" or found.get("what") == "media-files"
         if found["prefix"] != (self._settings.share_files_prefix if is_of_files else self._settings.share_prefix):
-            raise _refusal(404, "rest_no_route", "No route was found matching the URL and request method.")
+            raise refusal(404, "rest_no_route", "No route was found matching the URL and request method.")
         self._authorize(exchange)
-        query = _query(exchange)
+        query = bodies.query_of(exchange)
         match operation:
             case "sms":
-                return await self._send(exchange, _checked(_SmsBody, await _json_body(exchange)))
+                return await self._send(exchange, bodies.checked(bodies.SmsBody, await bodies.json_body(exchange)))
             case "email":
-                return await self._send(exchange, _checked(_EmailBody, await _json_body(exchange)))
+                return await self._send(exchange, bodies.checked(bodies.EmailBody, await bodies.json_body(exchange)))
             case "media":
                 return await self._store(exchange, unquote(found["stream"]))
             case "latest":
@@ -115,14 +87,14 @@ class Site:
     async def _token(self, exchange: Exchange) -> web.StreamResponse:
         request, settings = exchange.request, self._settings
         if request.query_string != "oauth=token":
-            raise _refusal(404, "not_found", "This is the home page.")
+            raise refusal(404, "not_found", "This is the home page.")
         kind, wanted = request.content_type, settings.share_token_body
         if kind not in (_FORM, "application/json") or (wanted != "any" and (kind == _FORM) != (wanted == "form")):
             raise ApiRefusal(settings.token_refusal, {"error": "invalid_request", "error_description": "wrong body"})
         if "Authorization" in request.headers:
             raise ApiRefusal(400, {"error": "invalid_request", "error_description": "client data in the header"})
-        body = await exchange.read(_BODY_LIMIT)
-        given = _form_of(body) if kind == _FORM else _object_of(body)
+        body = await exchange.read(bodies.BODY_LIMIT)
+        given = bodies.form_of(body) if kind == _FORM else bodies.object_of(body)
         if set(given) != {"grant_type", "client_id", "client_secret"}:
             raise ApiRefusal(400, {"error": "invalid_request", "error_description": f"it has {sorted(given)}"})
         if given["grant_type"] != "client_credentials":
@@ -144,21 +116,21 @@ class Site:
         given = exchange.request.headers.getall("Authorization", [])
         settings = self._settings
         if len(given) != 1 or not settings.share_rights:
-            raise _unauthorized("The request needs one Authorization, or has no permission")
+            raise unauthorized("The request needs one Authorization, or has no permission")
         basic = base64.b64encode(f"{settings.client_id}:{settings.client_secret}".encode()).decode()
         if settings.share_basic and hmac.compare_digest(given[0].encode(), f"Basic {basic}".encode()):
             return
         ends_at = self._tokens.get(given[0].removeprefix("Bearer ")) if given[0].startswith("Bearer ") else None
         if ends_at is None or ends_at <= exchange.now:
-            raise _unauthorized("The access token provided has expired" if ends_at else "The access token is unknown")
+            raise unauthorized("The access token provided has expired" if ends_at else "The access token is unknown")
 
     # --- links
 
-    async def _send(self, exchange: Exchange, body: _SmsBody | _EmailBody) -> web.StreamResponse:
+    async def _send(self, exchange: Exchange, body: bodies.SmsBody | bodies.EmailBody) -> web.StreamResponse:
         if self._settings.share_refuses is not None:
             return self._refused()
-        is_sms = isinstance(body, _SmsBody)
-        chosen = body.incident_id if isinstance(body, _SmsBody) else None
+        is_sms = isinstance(body, bodies.SmsBody)
+        chosen = body.incident_id if isinstance(body, bodies.SmsBody) else None
         number = _FIRST_ID + len(self.archive.links)
         asked = body.model_dump(exclude_unset=True)
         link = Link("sms" if is_sms else "email", chosen or secrets.token_hex(6), number, asked, exchange.now)
@@ -176,19 +148,19 @@ class Site:
 
     async def _store(self, exchange: Exchange, stream: str) -> web.StreamResponse:
         if stream not in self._streams():
-            raise _refusal(404, "unknown_stream", "There is no such stream.")
+            raise refusal(404, "unknown_stream", "There is no such stream.")
         if "Content-Length" not in exchange.request.headers:
-            raise _refusal(411, "length_required", "Length Required")
+            raise refusal(411, "length_required", "Length Required")
         body = await exchange.read(self._settings.share_file_bytes)
         try:
             found = multipart.parts(exchange.request.headers.get("Content-Type", ""), body)
         except multipart.MalformedForm as error:
-            raise _refusal(400, "rest_invalid_param", str(error)) from None
+            raise refusal(400, "rest_invalid_param", str(error)) from None
         if [part.name for part in found] != ["media_file"]:
-            raise _refusal(400, "rest_missing_callback_param", "Missing parameter(s): media_file")
+            raise refusal(400, "rest_missing_callback_param", "Missing parameter(s): media_file")
         part = found[0]
         if part.file_name is None or part.content_type is None or not part.content:
-            raise _refusal(400, "rest_invalid_param", "media_file has no name, no Content-Type, or no content")
+            raise refusal(400, "rest_invalid_param", "media_file has no name, no Content-Type, or no content")
         if self._settings.share_refuses is not None:
             return self._refused()
         digest = hashlib.sha256(part.content).hexdigest()
@@ -214,7 +186,7 @@ class Site:
 
     def _list(self, exchange: Exchange, query: Mapping[str, str]) -> web.StreamResponse:
         if exchange.entry.operation == "links" and query.get("include_media_files") != "true":
-            raise _refusal(400, "rest_missing_callback_param", "Missing parameter(s): include_media_files")
+            raise refusal(400, "rest_missing_callback_param", "Missing parameter(s): include_media_files")
         shown = self.archive.groups(
             after=self._after(query.get("saved_date_after")),
             until=exchange.now - self._settings.share_lag_seconds,
@@ -236,7 +208,7 @@ class Site:
                 return float(int(text))
             return datetime.strptime(text, "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC).timestamp()
         except ValueError:
-            raise _refusal(400, "rest_invalid_param", "Invalid parameter(s): saved_date_after") from None
+            raise refusal(400, "rest_invalid_param", "Invalid parameter(s): saved_date_after") from None
 
     def _latest(self, what: str) -> web.Response:
         latest = max((each.at for each in self.archive.media), default=None)
@@ -254,50 +226,3 @@ class Site:
                 for name in names
             ]
         )
-
-
-def _query(exchange: Exchange) -> dict[str, str]:
-    """The query, each name once and known."""
-    found = parse_qs(
-        exchange.request.query_string, keep_blank_values=True, strict_parsing=bool(exchange.request.query_string)
-    )
-    unknown = set(found) - _QUERIES.get(exchange.entry.operation, frozenset())
-    if unknown or any(len(values) > 1 for values in found.values()):
-        raise _refusal(400, "rest_invalid_param", f"Invalid parameter(s): {', '.join(sorted(found))}")
-    return {name: values[0] for name, values in found.items()}
-
-
-async def _json_body(exchange: Exchange) -> bytes:
-    if exchange.request.content_type != "application/json":
-        raise _refusal(400, "rest_invalid_json", "Content-Type is not application/json")
-    return await exchange.read(_BODY_LIMIT)
-
-
-def _form_of(body: bytes) -> dict[str, object]:
-    found = parse_qs(body.decode("ascii", "replace"), keep_blank_values=True)
-    return {name: values[0] for name, values in found.items() if len(values) == 1}
-
-
-def _object_of(body: bytes) -> dict[str, object]:
-    try:
-        found = json.loads(body)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise ApiRefusal(400, {"error": "invalid_request", "error_description": "the body is no JSON object"})
-    return found
-
-
-def _checked(model: type[_Model], body: bytes) -> _Model:
-    try:
-        return shape.read(model, body)
-    except shape.WrongShape as error:
-        raise _refusal(400, "rest_invalid_param", f"Invalid parameter(s): {error}") from None
-
-
-def _refusal(status: int, code: str, message: str) -> ApiRefusal:
-    return ApiRefusal(status, {"code": code, "message": message, "data": {"status": status}})
-
-
-def _unauthorized(why: str) -> ApiRefusal:
-    return ApiRefusal(401, {"error": "invalid_token", "error_description": why})

@@ -12,7 +12,7 @@ import base64
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
@@ -24,6 +24,7 @@ from relayd.sandbox.exchange import Exchange
 from relayd.sandbox.routes import Route, route
 from relayd.sandbox.settings import Settings
 from relayd.sandbox.watcher_bodies import refusal
+from relayd.sandbox.watcher_catalog import Catalog
 
 PREFIX = "/watcher/client-api/v3"
 ROUTES: tuple[Route, ...] = (
@@ -42,19 +43,7 @@ ROUTES: tuple[Route, ...] = (
     route("episodes", "GET", PREFIX, "/episodes"),
 )
 
-ORGANIZATIONS = ({"id": 9, "title": "Acme"}, {"id": 12, "title": "Odense Harbour"}, {"id": 13, "title": "Twin"})
-FOLDERS: Mapping[int, tuple[dict[str, Any], ...]] = {
-    9: ({"id": 4, "title": "Gates"}, {"id": 5, "title": "Vehicles", "parent_id": 4}),
-    12: ({"id": 41, "title": "Quay"}, {"id": 42, "title": "Quay"}),
-    13: (),
-}
-PRESETS = (
-    {"id": 1, "title": "Default", "is_adjustable": True, "is_default": True},
-    {"id": 2, "title": "7 days", "is_adjustable": True},
-    {"id": 3, "title": "Fixed", "is_adjustable": False},
-)
 USERS = frozenset({12, 13})
-RIGHTS = frozenset({"can_edit_streams", "can_use_ptz", "can_use_actions", "can_send_messages"})
 
 
 @dataclass(slots=True)
@@ -81,6 +70,7 @@ class Watcher:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._catalog = Catalog(settings)
         self._access: dict[str, float] = {}
         self._refresh: set[str] = set()
         self._changed = asyncio.Condition()
@@ -132,7 +122,7 @@ class Watcher:
             case "profile":
                 return web.json_response({"name": self._settings.watcher_login, "is_readonly": False})
             case "organizations" | "folders" | "presets":
-                return self._list(exchange, found.get("organization", ""))
+                return self._catalog.listed(exchange, found.get("organization", ""))
             case "activate":
                 return await self._activate(exchange)
             case "activation":
@@ -172,59 +162,15 @@ class Watcher:
         if right not in self._settings.watcher_rights.split():
             raise refusal(403)
 
-    def _list(self, exchange: Exchange, organization: str) -> web.StreamResponse:
-        kind = exchange.entry.operation
-        entries: Iterable[Mapping[str, Any]] = PRESETS
-        if kind == "organizations":
-            entries = self._organizations()
-        elif kind == "folders":
-            entries = FOLDERS.get(self._organization(int(organization) if organization.isdigit() else 0, 404), ())
-        model = bodies.PresetQuery if kind == "presets" else bodies.PageQuery
-        return self._page(kind, list(entries), bodies.query_of(exchange, model))
-
-    def _page(self, kind: str, entries: list[Mapping[str, Any]], query: bodies.PageQuery) -> web.Response:
-        """At most as many as the switch says, and an opaque `next` while there are more."""
-        if query.cursor is not None and not query.cursor.startswith("after-"):
-            raise refusal(400, "cursor is not one of ours")
-        start = int(query.cursor.removeprefix("after-")) if query.cursor else 0
-        end = start + min(query.limit, self._settings.watcher_page)
-        following = f"after-{end}" if end < len(entries) else None
-        shown = [self._spelt(entry) for entry in entries[start:end]]
-        return web.json_response({"estimated_count": len(entries), "next": following, "prev": None, kind: shown})
-
-    def _spelt(self, entry: Mapping[str, Any]) -> dict[str, Any]:
-        """Ids as numbers, or as texts by switch."""
-        if self._settings.watcher_ids == "numbers":
-            return dict(entry)
-        return {key: str(value) if key == "id" or key.endswith("_id") else value for key, value in entry.items()}
-
-    def _organizations(self) -> tuple[dict[str, Any], ...]:
-        return ORGANIZATIONS[: self._settings.watcher_organizations]
-
-    def _organization(self, number: int | None, status: int) -> int:
-        known = [int(str(each["id"])) for each in self._organizations()]
-        if number is None and len(known) == 1:
-            return known[0]
-        if number not in known:
-            raise refusal(status, "organization_id: which organization?", "/organization_id")
-        return number
-
     async def _activate(self, exchange: Exchange) -> web.StreamResponse:
         wish = (await bodies.body_of(exchange, bodies.NewToken)).model_dump(exclude_none=True)
         self._may("can_edit_streams")
-        self._check_ids(wish, self._organization(wish.get("organization_id"), 400))
+        self._catalog.check_ids(wish, self._catalog.organization(wish.get("organization_id"), 400))
         token = secrets.token_hex(8)
         self.activations[token] = Activation(token, wish)
         exchange.entry.has_effect = True
         exchange.entry.key = token
         return web.json_response({"token": token})
-
-    def _check_ids(self, wish: Mapping[str, Any], organization: int) -> None:
-        if wish.get("preset_id", 1) not in [each["id"] for each in PRESETS]:
-            raise refusal(400, "no such preset", "/preset_id")
-        folders = [each["id"] for each in FOLDERS[organization]]
-        if "folder_id" in wish and wish["folder_id"] not in folders:
-            raise refusal(400, "no such folder in this organization", "/folder_id")
 
     def _look_at(self, exchange: Exchange, token: str) -> web.StreamResponse:
         bodies.query_of(exchange, bodies.NoQuery)
@@ -263,7 +209,7 @@ class Watcher:
         change = (await bodies.body_of(exchange, bodies.StreamChange)).model_dump(exclude_none=True)
         self._may("can_edit_streams")
         both = {**stream.config, **change}
-        self._check_ids(both, self._organization(both.get("organization_id"), 400))
+        self._catalog.check_ids(both, self._catalog.organization(both.get("organization_id"), 400))
         stream.saves.append(dict(change))
         if both.get("preset_id") == 3:
             change.pop("dvr", None)  # a preset that is not adjustable: taken, and not done
@@ -274,7 +220,11 @@ class Watcher:
     def _shown(self, name: str, stream: Stream, now: float) -> dict[str, Any]:
         status = {"alive": stream.alive, "status": "running" if stream.alive else "error"}
         seen = {"last_dts_at": int(now * 1000)} if stream.alive else {}
-        return {"name": name, **self._spelt(stream.config), "stats": {**status, **seen, "playback_token": "once"}}
+        return {
+            "name": name,
+            **self._catalog.spelt(stream.config),
+            "stats": {**status, **seen, "playback_token": "once"},
+        }
 
     async def _tell(self, exchange: Exchange) -> web.StreamResponse:
         message = (await bodies.body_of(exchange, bodies.NewMessage)).model_dump(exclude_none=True)
@@ -294,7 +244,7 @@ class Watcher:
                     await self._changed.wait_for(lambda: bool(self._matching(query)))
         except TimeoutError:
             pass
-        return self._page("episodes", self._matching(query), query)
+        return self._catalog.page("episodes", self._matching(query), query)
 
     def _matching(self, query: bodies.EpisodeQuery) -> list[Mapping[str, Any]]:
         found = [
