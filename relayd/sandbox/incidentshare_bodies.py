@@ -28,6 +28,8 @@ _Text = Annotated[str, StringConstraints(min_length=1)]
 
 
 class LinkBody(Strict):
+    """What both kinds of link take."""
+
     sms_template: str | None = None
     user_email: str | None = None
     user_login_name: str | None = None
@@ -36,12 +38,16 @@ class LinkBody(Strict):
 
 
 class SmsBody(LinkBody):
+    """`POST /sms`"""
+
     phone_number: _Text
     country_code: int | None = None
     incident_id: _Text | None = None
 
 
 class EmailBody(LinkBody):
+    """`POST /email`"""
+
     email: Annotated[str, StringConstraints(min_length=3)]
 
 
@@ -57,17 +63,20 @@ def query_of(exchange: Exchange) -> dict[str, str]:
 
 
 async def json_body(exchange: Exchange) -> bytes:
+    """The body, if it says that it is JSON."""
     if exchange.request.content_type != "application/json":
         raise refusal(400, "rest_invalid_json", "Content-Type is not application/json")
     return await exchange.read(BODY_LIMIT)
 
 
 def form_of(body: bytes) -> dict[str, object]:
+    """The fields of a form that are there once."""
     found = parse_qs(body.decode("ascii", "replace"), keep_blank_values=True)
     return {name: values[0] for name, values in found.items() if len(values) == 1}
 
 
 def object_of(body: bytes) -> dict[str, object]:
+    """A JSON object, as the login wants it."""
     try:
         found = json.loads(body)
     except ValueError:
@@ -78,6 +87,7 @@ def object_of(body: bytes) -> dict[str, object]:
 
 
 def checked(model: type[Model], body: bytes) -> Model:
+    """The body of a request, or 400 with what is wrong in it."""
     try:
         return shape.read(model, body)
     except shape.WrongShape as error:
@@ -85,8 +95,10 @@ def checked(model: type[Model], body: bytes) -> Model:
 
 
 def refusal(status: int, code: str, message: str) -> ApiRefusal:
+    """As WordPress says no."""
     return ApiRefusal(status, {"code": code, "message": message, "data": {"status": status}})
 
 
 def unauthorized(why: str) -> ApiRefusal:
+    """As its OAuth plug-in says no."""
     return ApiRefusal(401, {"error": "invalid_token", "error_description": why})
