@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from relayd import clock, pulse
 from relayd.model import Device, Incident, Item, Opening, Order
@@ -38,6 +39,23 @@ class BoundRules:
         return self._book.decide(item, self._device, belongs_to=belongs_to).orders
 
 
+@dataclass(frozen=True, slots=True)
+class DecidedRules:
+    """The same for one item about which the rules were asked beforehand, out of the writer's thread: `opens` says that
+    it opens, joins or closes something, `unbound` what is owed for it outside of incidents. So a flood of items that
+    have nothing to do with incidents fills in no text where an emergency waits for its commit."""
+
+    rules: BoundRules
+    opens: bool
+    unbound: tuple[Order, ...] | None
+
+    def openings(self, item: Item) -> tuple[Opening, ...]:
+        return self.rules.openings(item) if self.opens else ()
+
+    def orders(self, item: Item, belongs_to: Sequence[Incident]) -> tuple[Order, ...]:
+        return self.unbound if self.unbound is not None and not belongs_to else self.rules.orders(item, belongs_to)
+
+
 class Collector:
     """One for each spool; `run` never returns by itself."""
 
@@ -50,6 +68,7 @@ class Collector:
     async def run(self) -> None:
         """Look after open incidents for ever."""
         with self._spool.incidents.hinted(self._hint.set):
+            await self._spool.incidents.settle_all(now=clock.now())
             while True:
                 self._hint.clear()
                 pulse.beat(0.0)
@@ -70,6 +89,7 @@ class Collector:
                 claimed += count
             if claimed:
                 log.info("incident %s has claimed %d items that were there before", incident_id, claimed)
+        await self._spool.incidents.settle(now=clock.now())
         incidents = await self._spool.incidents.open()
         if any(incident.ends_at < clock.now() for incident in incidents):
             await self._spool.incidents.close_overdue(now=clock.now())

@@ -11,7 +11,7 @@ import logging
 from dataclasses import replace
 
 from relayd import clock, incidents
-from relayd.collector import BoundRules, Collector
+from relayd.collector import BoundRules, Collector, DecidedRules
 from relayd.files import printable
 from relayd.location import Whereabouts
 from relayd.model import Capture, Device, Incident, Item, Opening
@@ -48,10 +48,11 @@ class Intake:
         openings, untold = rules.openings(provisional, device) if ties else ((), ())
         belongs_to = await self._incidents_of(provisional, openings)
         decision = rules.decide(provisional, device, belongs_to=belongs_to)
+        decided = ties and DecidedRules(ties, bool(openings), None if belongs_to else decision.orders)
         for trouble in (*untold, *decision.trouble):
             log.warning("%s from %s: %s", printable(capture.name), capture.source, trouble)
         item = await self._spool.put(
-            capture, decision.orders, now=clock.now(), trouble=(*untold, *decision.trouble), ties=ties
+            capture, decision.orders, now=clock.now(), trouble=(*untold, *decision.trouble), ties=decided
         )
         log.debug("accepted %s (%s) from %s", item.id, printable(item.name), item.source)
         return item
@@ -62,13 +63,8 @@ class Intake:
             return []
         await self.collector.follow_clock()
         found = [incidents.opened(one, incident_id="", now=clock.now()) for one in openings if not one.closes]
-        if self._spool.counters.open_incidents:
-            now = clock.now()
-            found += [
-                one
-                for one in await self._spool.incidents.open()
-                if incidents.covers(one, item.source, item.captured_at, now)
-            ]
+        if self._spool.incidents.are_open and item.source in self._rules.collects_from:
+            found += await self._spool.incidents.covering(item)
         return found
 
 

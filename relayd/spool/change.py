@@ -32,13 +32,16 @@ def destination_subject(name: str) -> str:
 class Change:
     """What an operation is given. `freed` are ids of items whose media goes after the commit; `events_kept` is how many
     events for the fleet may wait, 0 if nobody wants any. `collected` are the sources that incidents collect from: their
-    media stays for a while after it was delivered."""
+    media stays for a while after it was delivered. `touched` are incidents in which what others wait for came or went,
+    and when; `unsettled` are those that were not looked after to the end."""
 
     db: sqlite3.Connection
     events_kept: int = 0
     collected: frozenset[str] = frozenset()
     has_events: bool = False
     has_incidents: bool = False
+    touched: dict[str, float] = field(default_factory=dict)
+    unsettled: set[str] = field(default_factory=set)
     counted: dict[Key, int] = field(default_factory=dict)
     marked: dict[Key, int] = field(default_factory=dict)
     hints: set[str] = field(default_factory=set)
@@ -72,6 +75,7 @@ class Change:
         self.lines += other.lines
         self.has_events |= other.has_events
         self.has_incidents |= other.has_incidents
+        self.unsettled |= other.unsettled
 
     def write_counters(self) -> None:
         """Last thing before the commit."""

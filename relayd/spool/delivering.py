@@ -26,13 +26,13 @@ from relayd.spool.rows import (
 from relayd.spool.states import (
     LANES,
     MEDIA_LANE,
-    bereave,
     create_deliveries,
     free_content,
-    give_remote,
     move_delivery,
     settle,
 )
+from relayd.spool.tying import is_ordered
+from relayd.spool.waiting import give_remote
 
 PROBE_CANDIDATES = 64
 WOKEN = (Outcome.FAILED, Outcome.REWIND, Outcome.STARTED)
@@ -154,10 +154,9 @@ def record_delivered(change: Change, delivery: int, receipt: Receipt, *, now: fl
     change.count("bytes_sent", size_bytes, subject)
     change.mark("last_success_at_ms", now, subject)
     follow_ups = orders_from_json(row["follow_ups"])
-    is_remote = give_remote(change, row, receipt.fields, now=now)
-    create_deliveries(change, row["item"], follow_ups, parent_receipt=receipt.fields, now=now)
-    if is_remote:  # after its follow-ups are there: they may bring what others wait for
-        bereave(change, row["incident"], now=now)
+    owed = [order for order in follow_ups if not (order.opens and is_ordered(change, order))]
+    create_deliveries(change, row["item"], owed, parent_receipt=receipt.fields, now=now)
+    give_remote(change, row, receipt.fields, now=now)
     settle(change, row["item"], now=now)
 
 

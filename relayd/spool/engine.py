@@ -18,7 +18,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from relayd import clock
 from relayd.errors import SpoolDamaged, SpoolError, SpoolFull
-from relayd.spool import database
+from relayd.spool import database, waiting
 from relayd.spool.change import Change, Tally
 from relayd.spool.limits import Disk, Need, Room, Shortage, SpoolConfig, room, shortage
 from relayd.spool.media import SpoolFolder
@@ -81,6 +81,7 @@ class Engine:
         self._hints: list[Hint] = []
         self._event_hints: list[Callable[[], None]] = []
         self._incident_hints: list[Callable[[], None]] = []
+        self.unsettled: set[str] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._background: list[asyncio.Task[Any]] = []
         self._loop = asyncio.get_running_loop()
@@ -94,6 +95,7 @@ class Engine:
             published=self._publish,
             make_headroom=folder.release_headroom,
             damaged=self._mark_damage,
+            finish=waiting.look_after,
         )
         self.writer.start()
 
@@ -236,7 +238,8 @@ class Engine:
         if change.has_events:
             for tell in self._event_hints:
                 tell()
-        if change.has_incidents:
+        self.unsettled |= change.unsettled
+        if change.has_incidents or change.unsettled:
             for tell in self._incident_hints:
                 tell()
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from functools import partial
 
-from relayd.model import Incident
-from relayd.spool import lists, tying
+from relayd.model import Incident, Item
+from relayd.spool import lists, tying, waiting
+from relayd.spool.change import INCIDENTS
 from relayd.spool.engine import Engine
 from relayd.spool.records import IncidentSummary, ItemSummary
 from relayd.spool.tying import Ties
@@ -25,6 +26,11 @@ class IncidentFile:
     def keep_delivered_of(self, sources: Collection[str]) -> None:
         """Media of these sources stays for `keep_unclaimed` after it was delivered: an incident may still want it."""
         self._engine.writer.collected = frozenset(sources)
+
+    @property
+    def are_open(self) -> bool:
+        """Whether any is."""
+        return self._engine.tally.value("open", INCIDENTS) > 0
 
     def hinted(self, hint: Callable[[], None]) -> AbstractContextManager[None]:
         """Within it, `hint` is called in the loop after each commit that opened or joined an incident."""
@@ -54,7 +60,22 @@ class IncidentFile:
         """The wall clock was set by so much: open incidents move along."""
         await self._engine.write(partial(tying.shift, seconds=seconds))
 
+    async def settle_all(self, *, now: float) -> None:
+        """Look after what waits in every incident, also where the database lost it, or an older version left it."""
+        self._engine.unsettled |= set(await self._engine.read(waiting.with_waiting))
+        await self.settle(now=now)
+
+    async def settle(self, *, now: float) -> None:
+        """Go on with what was too much for one commit."""
+        while self._engine.unsettled:
+            incident = self._engine.unsettled.pop()
+            await self._engine.write(partial(waiting.touch, incident=incident, now=now))
+
     # --- looking
+
+    async def covering(self, item: Item) -> list[Incident]:
+        """Those that an item would belong to by when it was captured."""
+        return await self._engine.read(tying.covering, item)
 
     async def page(
         self, *, is_open: bool | None = None, before: str | None = None, limit: int = 100

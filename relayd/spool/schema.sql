@@ -61,15 +61,20 @@ CREATE TABLE deliveries (
     incident       TEXT NOT NULL DEFAULT '', -- id of the incident it was ordered in; '' if none
     waits_for      TEXT NOT NULL DEFAULT '', -- JSON list of remote ids of the incident that are not known yet; '' if none
     opens          TEXT NOT NULL DEFAULT '', -- JSON list of receipt fields that become remote ids of the incident; '' if none
-    lane           INTEGER NOT NULL DEFAULT 2 CHECK (lane IN (0, 1, 2)) -- order inside a priority: 0 messages of incidents, 1 their media, newest first, 2 the rest
+    lane           INTEGER NOT NULL DEFAULT 2 CHECK (lane IN (0, 1, 2)), -- order inside a priority: 0 messages of incidents, 1 their media, newest first, 2 the rest
+    brings         TEXT NOT NULL DEFAULT '' -- JSON list of the needs that it, or what follows it, may meet in its incident; '' if none
 ) STRICT;
 
 -- The next one: a seek, whatever the backlog.
 CREATE INDEX deliveries_due ON deliveries (destination, priority, lane, due_at) WHERE state = 'pending' AND waits_for = '';
--- The same for media of incidents, whose newest goes first.
-CREATE INDEX deliveries_newest ON deliveries (destination, priority, item) WHERE state = 'pending' AND waits_for = '' AND lane = 1;
+-- The same for media of incidents, whose newest goes first; those that back off are passed over without a look at their rows.
+CREATE INDEX deliveries_newest ON deliveries (destination, priority, item, due_at) WHERE state = 'pending' AND waits_for = '' AND lane = 1;
 -- What was ordered in an incident.
 CREATE INDEX deliveries_incident ON deliveries (incident) WHERE incident <> '';
+-- What brings a remote id to an incident, by what it brings.
+CREATE INDEX deliveries_bringing ON deliveries (incident, brings, state, waits_for) WHERE brings <> '';
+-- What waits for one, or has ended because none came, by what it waits for.
+CREATE INDEX deliveries_waiting ON deliveries (incident, state, waits_for) WHERE waits_for <> '';
 -- The deliveries of one item.
 CREATE INDEX deliveries_item ON deliveries (item);
 -- Only what was really tried may be given up as too old.

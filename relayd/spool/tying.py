@@ -24,11 +24,13 @@ from relayd.spool.rows import (
     fields_from,
     incident_from,
     item_from,
+    names_from,
+    names_to_column,
     new_id,
     orders_from_json,
     to_json,
 )
-from relayd.spool.states import bereave, create_deliveries, settle
+from relayd.spool.states import brought_by, create_deliveries, settle
 
 CLAIMED_AT_ONCE = 50
 """Items that one transaction claims at most: bounds how long an emergency's commit waits behind it."""
@@ -54,13 +56,14 @@ def tie(change: Change, seq: int, item: Item, ties: Ties, *, now: float) -> tupl
     found = [_open_or_join(change, opening, item, now) for opening in openings if not opening.closes]
     ending = [_open_under(change, opening.key) for opening in openings if opening.closes]
     found += [incident for incident in ending if incident is not None]
-    found += _covering(change, item)
+    found += covering(change.db, item)
     belongs_to = list({incident.id: incident for incident in found}.values())
     for incident in belongs_to:
         _belong(change, incident, seq)
-    orders = tuple(order for order in ties.orders(item, belongs_to) if not (order.opens and _is_ordered(change, order)))
+    orders = tuple(order for order in ties.orders(item, belongs_to) if not (order.opens and is_ordered(change, order)))
     create_deliveries(change, seq, orders, now=now)
-    for opening, over in zip([one for one in openings if one.closes], ending, strict=True):
+    for opening in openings:
+        over = _open_under(change, opening.key) if opening.closes else None
         if over is not None:
             _close(change, over, f"closed by rule {opening.rule!r}", now=now)
     return orders
@@ -81,7 +84,8 @@ def claim(change: Change, incident_id: str, ties: Ties, *, now: float) -> int:
         ).fetchone()
         item = item_from(item_row, item_row["payload"])
         _belong(change, incident, seq)
-        orders = _missing(change, seq, ties.orders(item, [incident]))
+        wanted = ties.orders(item, [incident])
+        orders = _missing(change, seq, [one for one in wanted if not (one.opens and is_ordered(change, one))])
         create_deliveries(change, seq, orders, now=now)
         if orders:
             settle(change, seq, now=now)
@@ -175,7 +179,7 @@ def _close(change: Change, incident: Incident, reason: str, *, now: float) -> No
     change.count("open", -1, INCIDENTS)
     change.say("incident %s closed with %d items: %s", incident.id, count, reason)
     report(change, "incident_closed", _told(incident) | {"reason": reason, "items": count}, now=now)
-    bereave(change, incident.id, now=now)
+    change.touched[incident.id] = now
 
 
 def _told(incident: Incident) -> dict[str, str]:
@@ -187,10 +191,14 @@ def _open_under(change: Change, key: str) -> Incident | None:
     return None if row is None else incident_from(row)
 
 
-def _covering(change: Change, item: Item) -> list[Incident]:
+def covering(db: sqlite3.Connection, item: Item) -> list[Incident]:
     """Those whose span the item was captured in, closed ones too: a camera may send later."""
-    earliest = min(item.captured_at, item.accepted_at) - LATE_SECONDS
-    rows = change.db.execute("SELECT * FROM incidents WHERE ends_at >= ? ORDER BY seq", (earliest,))
+    moments = (incidents.moment_of(item.captured_at, item.accepted_at), item.accepted_at)
+    rows = db.execute(
+        "SELECT * FROM incidents INDEXED BY incidents_span WHERE ends_at >= ? AND starts_at <= ?"
+        " AND instr(collect, ?) ORDER BY seq",
+        (min(moments), max(moments), to_json(item.source)),
+    )
     found = [incident_from(row) for row in rows]
     return [one for one in found if incidents.covers(one, item.source, item.captured_at, item.accepted_at)]
 
@@ -220,12 +228,12 @@ def _belong(change: Change, incident: Incident, seq: int) -> None:
     change.db.execute("INSERT OR IGNORE INTO incident_items (incident, item) VALUES (?, ?)", (incident.id, seq))
 
 
-def _is_ordered(change: Change, order: Order) -> bool:
+def is_ordered(change: Change, order: Order) -> bool:
     """Whether the incident has this opening delivery already, and it is not given up."""
     there = change.db.execute(
-        "SELECT * FROM deliveries WHERE incident = ? AND incident <> '' AND opens <> ''"
-        " AND state IN ('pending', 'delivered')",
-        (order.incident,),
+        "SELECT * FROM deliveries INDEXED BY deliveries_bringing WHERE incident = ? AND incident <> ''"
+        " AND brings <> '' AND brings = ? AND state IN ('pending', 'delivered')",
+        (order.incident, names_to_column(brought_by(order))),
     )
     return any(_is_alike(row, order) for row in there)
 
@@ -236,7 +244,7 @@ def is_replaced(change: Change, delivery: int) -> bool:
     if row is None or not row["incident"]:
         return False
     given_up = delivery_from(row, "")
-    return _is_ordered(
+    return is_ordered(
         change,
         Order(
             destination=given_up.destination,
@@ -246,6 +254,7 @@ def is_replaced(change: Change, delivery: int) -> bool:
             arguments=given_up.arguments,
             then=given_up.then,
             incident=given_up.incident,
+            opens=names_from(row["opens"]),
             is_tied=True,
         ),
     )

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from relayd.incidents import EARLIEST_BELIEVABLE, LATEST_AHEAD_SECONDS
 from relayd.model import Kind, State
-from relayd.spool import database, tying
+from relayd.spool import database, tying, waiting
 from relayd.spool.change import Change, destination_subject
 from relayd.spool.limits import UNCLAIMED
-from relayd.spool.states import bereave, free_content, move_delivery, set_item_state, settle
+from relayd.spool.states import free_content, move_delivery, set_item_state, settle
 
 AT_ONCE = 500
 """Rows that one call changes at most: bounds how long it holds up the commits of others."""
@@ -26,9 +26,15 @@ CANDIDATES_AT_ONCE = 100_000
 IDS_LOGGED = 5
 """How many ids one line of the log names."""
 
+_OPENS = (
+    "SELECT 1 FROM deliveries JOIN incidents ON incidents.id = deliveries.incident"
+    " WHERE deliveries.item = items.seq AND brings <> '' AND closed_at IS NULL"
+)
+"""What asked for the remote ids of an incident that is open: without it they would be asked for again."""
+
 _DELIVERY = "id, item, destination, state, dropped"
 _FAILED = (
-    "deliveries.id, item, destination, incident, deliveries.state, dropped, has_content FROM deliveries"
+    "deliveries.id, item, destination, incident, waits_for, deliveries.state, has_content FROM deliveries"
     " JOIN items ON items.seq = item WHERE deliveries.state IN ('dead', 'expired', 'evicted')"
 )
 
@@ -52,18 +58,21 @@ def retry_all(change: Change, destination: str, after: int, *, now: float) -> tu
 
 
 def _revive(change: Change, rows: Sequence[sqlite3.Row], now: float) -> int:
-    able = [row for row in rows if row["has_content"] and not tying.is_replaced(change, row["id"])]
+    """How many are pending again. What waits for a remote id comes back by itself, if that can come."""
+    able = [row for row in rows if row["has_content"]]
     for row in able:
-        if _is_pending(change, row["id"]):
-            continue  # it came back with what it waits for
+        if row["waits_for"]:
+            change.touched[row["incident"]] = now
+            continue
+        if tying.is_replaced(change, row["id"]):
+            continue  # asked for again since then, or by one of these a moment ago
         move_delivery(change, row, State.PENDING, reason="to be tried again, by hand", now=now)
         change.db.execute("UPDATE deliveries SET due_at = ?1, owed_since = ?1 WHERE id = ?2", (now, row["id"]))
         change.hints.add(row["destination"])
-    for incident in {row["incident"] for row in able} - {""}:
-        bereave(change, incident, now=now)
+    waiting.look_after(change)
     for item in {row["item"] for row in able}:
         settle(change, item, now=now)
-    return len(able)
+    return sum(_is_pending(change, row["id"]) for row in able)
 
 
 def _is_pending(change: Change, delivery: int) -> bool:
@@ -152,8 +161,8 @@ def purge(change: Change, *, now: float, keep_delivered: float, keep_dead: float
         _restamp(change, "items", "ended_at", f"state = '{state}' AND ended_at IS NOT NULL", now)
         keep = keep_delivered if state is State.DELIVERED else keep_dead
         rows = change.db.execute(
-            "SELECT seq FROM items INDEXED BY items_ended WHERE state = ? AND ended_at IS NOT NULL AND ended_at <= ?"
-            " ORDER BY ended_at LIMIT ?",
+            "SELECT seq FROM items INDEXED BY items_ended WHERE state = ? AND ended_at IS NOT NULL AND ended_at <= ?"  # noqa: S608
+            f" AND NOT EXISTS ({_OPENS}) ORDER BY ended_at LIMIT ?",
             (state, now - keep, AT_ONCE - count),
         ).fetchall()
         for row in rows:
@@ -211,8 +220,9 @@ def _evictable(db: sqlite3.Connection, room: Room) -> Iterator[sqlite3.Row]:
             classes.append((priority, State.PENDING))
     for priority, state in classes:
         yield from db.execute(
-            "SELECT seq, id, kind, size_bytes, state, priority FROM items INDEXED BY items_kept"
-            " WHERE has_content = 1 AND priority = ? AND state = ? ORDER BY seq",
+            "SELECT seq, id, kind, size_bytes, state, priority FROM items INDEXED BY items_kept"  # noqa: S608
+            " WHERE has_content = 1 AND priority = ? AND state = ?"
+            f"{f' AND NOT EXISTS ({_OPENS})' if state is State.DELIVERED else ''} ORDER BY seq",
             (priority, state),
         )
 

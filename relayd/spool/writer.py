@@ -64,15 +64,18 @@ class Writer:
         published: Callable[[Change, int], None],
         make_headroom: Callable[[], bool],
         damaged: Callable[[], None],
+        finish: Callable[[Change], None] = lambda change: None,
     ) -> None:
         """`published` is called in the loop after each commit with the size of the database; `make_headroom` in the
-        thread when the disk is full, True if it could free something; `damaged` in the thread when the file is."""
+        thread when the disk is full, True if it could free something; `damaged` in the thread when the file is;
+        `finish` in the thread at the end of each operation."""
         self._path = path
         self._db = db
         self._wal_limit_bytes = wal_limit_bytes
         self._published = published
         self._make_headroom = make_headroom
         self._damaged = damaged
+        self._finish_operation = finish
         self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._riders: list[_Job] = []
@@ -173,6 +176,7 @@ class Writer:
         db.execute("SAVEPOINT operation")
         try:
             result = job.operation(change)
+            self._finish_operation(change)
         except sqlite3.Error as error:
             if database.spoils_the_group(error):
                 raise

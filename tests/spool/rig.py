@@ -38,6 +38,8 @@ async def opened(config: SpoolConfig, now: float = NOW) -> AsyncIterator[Spool]:
 BEFORE = {
     "deliveries_due": "CREATE INDEX deliveries_due ON deliveries (destination, priority, due_at)"
     " WHERE state = 'pending'",
+    "deliveries_newest": "CREATE INDEX deliveries_newest ON deliveries (destination, priority, item)"
+    " WHERE state = 'pending' AND waits_for = '' AND lane = 1",
 }
 """Indexes that a migration replaces, as they were."""
 
