@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import datetime
+import functools
 import random
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -29,27 +31,34 @@ def since_boot() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-class Steps:
-    """Notices when the wall clock is set: it then no longer runs along with the one that counts from boot."""
+@functools.lru_cache(maxsize=1)
+def boot() -> str:
+    """Which start of the machine this is; empty where the kernel does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
-    SMALLEST_SECONDS = 2.0
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stamp:
+    """By which clock a time was read: the wall clock runs along with the one that counts from boot until it is set."""
+
+    SMALLEST_SECONDS: ClassVar[float] = 2.0
     """Less is drift, or the kernel's gentle correction."""
 
-    def __init__(self) -> None:
-        self._offset = self._difference()
+    boot: str
+    offset_seconds: float
 
-    def seconds(self) -> float:
-        """By how much it was set since the last call; 0.0 if it was not."""
-        offset = self._difference()
-        stepped = offset - self._offset
-        if abs(stepped) < self.SMALLEST_SECONDS:
-            return 0.0
-        self._offset = offset
-        return stepped
+    def stepped_seconds(self, before: Stamp) -> float:
+        """By how much the clock was set since that stamp; 0.0 if it was not, or if the machine was restarted."""
+        stepped = self.offset_seconds - before.offset_seconds
+        return stepped if self.boot == before.boot and abs(stepped) >= self.SMALLEST_SECONDS else 0.0
 
-    @staticmethod
-    def _difference() -> float:
-        return now() - since_boot()
+
+def stamp() -> Stamp:
+    """As of now."""
+    return Stamp(boot=boot(), offset_seconds=now() - since_boot())
 
 
 def jitter(upper_seconds: float) -> float:

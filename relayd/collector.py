@@ -62,7 +62,7 @@ class Collector:
     def __init__(self, spool: Spool, rules: BoundRules) -> None:
         self.rules = rules
         self._spool = spool
-        self._steps = clock.Steps()
+        self._followed: clock.Stamp | None = None
         self._hint = asyncio.Event()
 
     async def run(self) -> None:
@@ -91,15 +91,18 @@ class Collector:
                 log.info("incident %s has claimed %d items that were there before", incident_id, claimed)
         await self._spool.incidents.settle(now=clock.now())
         incidents = await self._spool.incidents.open()
-        if any(incident.ends_at < clock.now() for incident in incidents):
+        if any(one.ends_at < clock.now() or one.starts_at > clock.now() for one in incidents):
             await self._spool.incidents.close_overdue(now=clock.now())
         first_end = min((one.ends_at for one in incidents), default=clock.now() + IDLE_SECONDS)
         longest = LOOK_AGAIN_SECONDS if incidents else IDLE_SECONDS
         return min(max(first_end - clock.now(), 0.0) + 0.1, longest)
 
     async def follow_clock(self) -> None:
-        """If the wall clock was set since the last call, open incidents move along."""
-        stepped_seconds = self._steps.seconds()
-        if stepped_seconds:
-            log.warning("the clock was set by %+.0f s", stepped_seconds)
-            await self._spool.incidents.shift(stepped_seconds)
+        """If the wall clock was set since the last call, or since the last run, open incidents move along."""
+        stamp, before = clock.stamp(), self._followed
+        if before is not None and not stamp.stepped_seconds(before):
+            return
+        if before is not None:
+            log.warning("the clock was set by %+.0f s", stamp.stepped_seconds(before))
+        await self._spool.incidents.follow(stamp)
+        self._followed = stamp  # only now: what could not be stored is tried again

@@ -63,8 +63,10 @@ def joined(incident: Incident, opening: Opening, *, now: float) -> Incident:
 
 
 def closed(incident: Incident, reason: str, *, now: float) -> Incident:
-    """Over: what is captured from now on does not belong to it any more."""
-    return replace(incident, ends_at=min(incident.ends_at, now), closed_at=now, close_reason=reason)
+    """Over: what is captured from now on does not belong to it any more. A clock that is behind its opening cannot say
+    when that is."""
+    ends_at = min(incident.ends_at, now) if now >= incident.opened_at else incident.ends_at
+    return replace(incident, ends_at=ends_at, closed_at=now, close_reason=reason)
 
 
 def moment_of(captured_at: float, accepted_at: float) -> float:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from functools import partial
 
+from relayd.clock import Stamp
 from relayd.model import Incident, Item
-from relayd.spool import lists, tying, waiting
+from relayd.spool import lists, timekeeping, tying, waiting
 from relayd.spool.change import INCIDENTS
 from relayd.spool.engine import Engine
 from relayd.spool.records import IncidentSummary, ItemSummary
@@ -56,9 +57,9 @@ class IncidentFile:
         """Close those whose time is over; how many."""
         return await self._engine.write(partial(tying.close_overdue, now=now))
 
-    async def shift(self, seconds: float) -> None:
-        """The wall clock was set by so much: open incidents move along."""
-        await self._engine.write(partial(tying.shift, seconds=seconds))
+    async def follow(self, stamp: Stamp) -> None:
+        """The clock says this now: what was read from it before it was set moves along."""
+        await self._engine.write(partial(timekeeping.follow, stamp=stamp))
 
     async def settle_all(self, *, now: float) -> None:
         """Look after what waits in every incident, also where the database lost it, or an older version left it."""

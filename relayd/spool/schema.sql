@@ -160,7 +160,9 @@ CREATE TABLE incidents (
     closed_at    REAL, -- NULL while it is open
     close_reason TEXT NOT NULL DEFAULT '', -- why it closed, in words
     remote       TEXT NOT NULL DEFAULT '{}', -- JSON object: destination → what it calls this incident (report_id, …)
-    has_claimed  INTEGER NOT NULL DEFAULT 0 CHECK (has_claimed IN (0, 1)) -- whether what came before it opened was looked through
+    has_claimed  INTEGER NOT NULL DEFAULT 0 CHECK (has_claimed IN (0, 1)), -- whether what came before it opened was looked through
+    boot         TEXT NOT NULL DEFAULT '', -- which start of the machine it was opened or last joined in; '' if unknown
+    clock_offset REAL NOT NULL DEFAULT 0 -- wall clock minus seconds since that start, as its times were read
 ) STRICT;
 
 -- One open incident under a key.

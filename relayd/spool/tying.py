@@ -13,9 +13,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from relayd import incidents
+from relayd import clock, incidents
+from relayd.clock import Stamp
 from relayd.model import Incident, Item, Opening, Order
 from relayd.rules import likeness
+from relayd.spool import timekeeping
 from relayd.spool.change import INCIDENTS, Change
 from relayd.spool.outbox import report
 from relayd.spool.rows import (
@@ -105,24 +107,17 @@ def close(change: Change, incident_id: str, reason: str, *, now: float) -> bool:
 
 
 def close_overdue(change: Change, *, now: float) -> int:
-    """Close those whose time is over; how many."""
-    rows = change.db.execute("SELECT * FROM incidents WHERE closed_at IS NULL AND ends_at < ?", (now,)).fetchall()
+    """Close those whose time is over, or was never right; how many."""
+    is_synchronized = clock.synchronization().is_synchronized
+    rows = change.db.execute(
+        "SELECT * FROM incidents WHERE closed_at IS NULL AND (ends_at < ?1 OR (?2 AND starts_at > ?1 AND boot <> ?3))",
+        (now, bool(is_synchronized), clock.boot()),
+    ).fetchall()
     for row in rows:
-        _close(change, incident_from(row), "its time is over", now=now)
+        incident = incident_from(row)
+        is_past = incident.ends_at < now
+        _close(change, incident, "its time is over" if is_past else timekeeping.WRONG_CLOCK, now=now)
     return len(rows)
-
-
-def shift(change: Change, seconds: float) -> None:
-    """The wall clock was set: spans of open incidents, and the arrival of what they may still claim, move along."""
-    change.db.execute(
-        "UPDATE incidents SET opened_at = opened_at + ?1, starts_at = starts_at + ?1, ends_at = ends_at + ?1"
-        " WHERE closed_at IS NULL",
-        (seconds,),
-    )
-    change.db.execute(
-        "UPDATE items SET accepted_at = accepted_at + ? WHERE has_content = 1 AND priority = 4 AND state = 'pending'",
-        (seconds,),
-    )
 
 
 def forget(change: Change, *, now: float, keep_seconds: float) -> None:
@@ -135,22 +130,18 @@ def forget(change: Change, *, now: float, keep_seconds: float) -> None:
 
 
 def _open_or_join(change: Change, opening: Opening, item: Item, now: float) -> Incident:
-    found = _open_under(change, opening.key)
-    if found is not None and found.ends_at < now:
-        _close(change, found, "its time is over", now=now)
-        found = None
-    if found is not None:
-        incident = incidents.joined(found, opening, now=now)
-        change.db.execute(
-            "UPDATE incidents SET collect = ?, starts_at = ?, ends_at = ?, has_claimed = 0 WHERE id = ?",
-            (to_json(incident.collect), incident.starts_at, incident.ends_at, incident.id),
-        )
-        change.has_incidents = True
-        return incident
+    stamp = clock.stamp()
+    row = _row_under(change, opening.key)
+    if row is not None:
+        found = timekeeping.following(incident_from(row), row, stamp)
+        over = timekeeping.why_over(found, row["boot"], now=now)
+        if over is None:
+            return _join(change, incidents.joined(found, opening, now=now), stamp)
+        _close(change, found, over, now=now)
     incident = incidents.opened(opening, incident_id=new_id(now), now=now)
     change.db.execute(
-        "INSERT INTO incidents (id, key, rule, item, collect, opened_at, starts_at, ends_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO incidents (id, key, rule, item, collect, opened_at, starts_at, ends_at, boot, clock_offset)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             incident.id,
             incident.key,
@@ -160,12 +151,32 @@ def _open_or_join(change: Change, opening: Opening, item: Item, now: float) -> I
             incident.opened_at,
             incident.starts_at,
             incident.ends_at,
+            stamp.boot,
+            stamp.offset_seconds,
         ),
     )
     change.count("open", 1, INCIDENTS)
     change.has_incidents = True
     change.say("incident %s opened by rule %r, key %a", incident.id, incident.rule, incident.key)
     report(change, "incident_opened", _told(incident) | {"item": item.id}, now=now)
+    return incident
+
+
+def _join(change: Change, incident: Incident, stamp: Stamp) -> Incident:
+    change.db.execute(
+        "UPDATE incidents SET collect = ?, opened_at = ?, starts_at = ?, ends_at = ?, boot = ?, clock_offset = ?,"
+        " has_claimed = 0 WHERE id = ?",
+        (
+            to_json(incident.collect),
+            incident.opened_at,
+            incident.starts_at,
+            incident.ends_at,
+            stamp.boot,
+            stamp.offset_seconds,
+            incident.id,
+        ),
+    )
+    change.has_incidents = True
     return incident
 
 
@@ -187,8 +198,15 @@ def _told(incident: Incident) -> dict[str, str]:
 
 
 def _open_under(change: Change, key: str) -> Incident | None:
-    row = change.db.execute("SELECT * FROM incidents WHERE key = ? AND closed_at IS NULL", (key,)).fetchone()
+    row = _row_under(change, key)
     return None if row is None else incident_from(row)
+
+
+def _row_under(change: Change, key: str) -> sqlite3.Row | None:
+    row: sqlite3.Row | None = change.db.execute(
+        "SELECT * FROM incidents WHERE key = ? AND closed_at IS NULL", (key,)
+    ).fetchone()
+    return row
 
 
 def covering(db: sqlite3.Connection, item: Item) -> list[Incident]:

@@ -58,7 +58,10 @@ class Scene:
 
     def __init__(self, spool: Spool, patch: pytest.MonkeyPatch, *rules: Mapping[str, Any], now: float = NOW) -> None:
         self.now, self.boot = now, 1000.0
+        self.starts, self.is_synchronized = 1, True
         patch.setattr(clock, "now", lambda: self.now)
+        patch.setattr(clock, "boot", lambda: f"start {self.starts}")
+        patch.setattr(clock, "synchronization", lambda: clock.Synchronization(self.is_synchronized, None))
         patch.setattr(time, "clock_gettime", lambda _: self.boot)
         self.rules = book(*(rules or (PRESS, MEDIA)))
         self.use(spool)
@@ -71,6 +74,12 @@ class Scene:
     def passes(self, seconds: float) -> None:
         self.now += seconds
         self.boot += seconds
+
+    def machine_restarts(self, clock_says: float) -> None:
+        """Nobody has told the clock the time yet."""
+        self.starts += 1
+        self.now, self.boot, self.is_synchronized = clock_says, 10.0, False
+        self.use(self.spool)
 
     def clock_is_set(self, by_seconds: float) -> None:
         self.now += by_seconds
