@@ -105,7 +105,7 @@ class App:
                 await running.end()
                 for task in permanent:
                     task.cancel()
-        log.info("stopped; %d items wait in the spool", self._spool.counters.pending)
+        log.info("stopped; items that wait in the spool: %d", self._spool.counters.pending)
 
     async def snapshot(self) -> status.Status:
         """The status as of now, of whatever runs now."""

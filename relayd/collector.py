@@ -88,7 +88,7 @@ class Collector:
             while count := await self._spool.incidents.claim(incident_id, self.rules, now=clock.now()):
                 claimed += count
             if claimed:
-                log.info("incident %s has claimed %d items that were there before", incident_id, claimed)
+                log.info("incident %s has claimed what was there before: %d", incident_id, claimed)
         await self._spool.incidents.settle(now=clock.now())
         incidents = await self._spool.incidents.open()
         if any(one.ends_at < clock.now() or one.starts_at > clock.now() for one in incidents):

@@ -78,7 +78,10 @@ class CommandDesk:
         if clock.monotonic() - self._logged_at >= LOG_EVERY_SECONDS:
             self._logged_at = clock.monotonic()
             log.warning(
-                "%d commands from the fleet refused or let go, the last (%s): %s", self._gone, printable(name)[:80], why
+                "commands from the fleet refused or let go: %d, the last (%s): %s",
+                self._gone,
+                printable(name)[:80],
+                why,
             )
             self._gone = 0
 

@@ -206,4 +206,4 @@ def _notes(views: Views, counters: SpoolCounters) -> Iterator[str]:
             yield f"source {name}: {quarantined} in quarantine, `relayd items --state quarantined`"
     dead = sum(counters.destinations[name].dead for name in views.destinations if name in counters.destinations)
     if dead:
-        yield f"{dead} deliveries are dead, `relayd items --state dead`"
+        yield f"{'1 delivery is' if dead == 1 else f'{dead} deliveries are'} dead, `relayd items --state dead`"

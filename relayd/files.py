@@ -40,6 +40,9 @@ _LINK_REFUSED = {
 }
 
 
+_SIZE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Staged:
     """Content that is now under its new name and on the disk. The hashes are lower-case hex."""
@@ -250,6 +253,17 @@ def _removed_on_failure(folder_fd: int, name: str) -> Iterator[None]:
 def text_of(raw: bytes) -> str:
     r"""A file name as valid Unicode, reversibly: bytes that are no UTF-8 become `\xNN`."""
     return raw.decode("utf-8", "backslashreplace")
+
+
+def size_in_words(size_bytes: float) -> str:
+    """`1.2 GB`: decimal units, as the configuration writes them."""
+    amount = float(size_bytes)
+    unit = 0
+    while abs(amount) >= 999.5 and unit < len(_SIZE_UNITS) - 1:
+        amount /= 1000
+        unit += 1
+    digits = 1 if unit and abs(amount) < 99.95 else 0
+    return f"{amount:.{digits}f} {_SIZE_UNITS[unit]}"
 
 
 def printable(name: str | bytes) -> str:

@@ -169,6 +169,8 @@ def _sentences(detail: ItemDetail, view_of: ViewOf, now: float) -> Iterator[str]
         f"{item.id} ({printable(item.name)}, {item.size_bytes:,} bytes) came from {item.source} "
         f"{span(now - item.accepted_at)} ago and is {detail.state.value}."
     )
+    if detail.incidents:
+        yield f"It belongs to incident {' and '.join(detail.incidents)}."
     if not detail.deliveries:
         yield "No rule wanted it, so it is kept for a while in case an incident claims it."
     if detail.trouble:
@@ -190,8 +192,11 @@ def _about_delivery(one: DeliveryDetail, view_of: ViewOf, now: float) -> Iterato
         case State.DELIVERED:
             yield f"{what} was delivered after {tries}: {one.proof or 'proof not recorded'}."
         case State.PENDING:
-            yield f"{what} {_waiting(one, view_of(delivery.destination), now)}."
-            if delivery.reason:
+            waiting = _waiting(one, view_of(delivery.destination), now)
+            yield f"{what} {waiting}."
+            if delivery.reason and delivery.reason in waiting:
+                yield f"It was tried {delivery.attempts} {'time' if delivery.attempts == 1 else 'times'}."
+            elif delivery.reason:
                 yield f"The last answer, after {tries}: {delivery.reason}."
         case _:
             again = f"`relayd retry {delivery.item_id}` tries again" if not one.was_dropped else "a person dropped it"

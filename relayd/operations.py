@@ -182,7 +182,7 @@ class Operations:
         for name, worker in self._parts().workers.items():
             if destination in (None, name):
                 worker.nudge(0.0)
-        log.info("%d deliveries are to be tried again, by hand", retried)
+        log.info("to be tried again, by hand: %d", retried)
         return {"retried": retried}
 
     async def drop(self, item_ids: list[str]) -> dict[str, Any]:
@@ -190,7 +190,7 @@ class Operations:
         for item_id in item_ids:
             await self._detail(item_id)
         dropped = await self._spool.drop(item_ids, now=clock.now())
-        log.info("%d items dropped by hand", dropped)
+        log.info("dropped by hand: %d", dropped)
         return {"dropped": dropped}
 
     async def pause(self, name: str | None) -> dict[str, Any]:

@@ -61,7 +61,9 @@ def _head(everything: Sequence[Relay]) -> str:
     states = ", ".join(f"{count(number)} {state}" for state, number in _states(everything).items() if number)
     ill = sum(1 for relay in everything if relay.health == "fault" and relay.state == "online")
     faults = f"; {count(ill)} online with faults" if ill else ""
-    return f"{count(len(everything))} relays: {states}{faults}" if everything else "no relays yet"
+    if not everything:
+        return "no relays yet"
+    return f"{'1 relay' if len(everything) == 1 else f'{count(len(everything))} relays'}: {states}{faults}"
 
 
 def _states(everything: Sequence[Relay]) -> dict[str, int]:

@@ -63,7 +63,7 @@ def _about(incident: Document, now: float) -> Iterator[Block]:
     owed = ", ".join(f"{number} {state}" for state, number in incident["deliveries"].items())
     yield Line(f"deliveries in it: {owed or 'none'}")
     yield Line("")
-    yield from item_pages.listed({"items": incident["belonging"], "next": None}, state=None, now=now)
+    yield from item_pages.listed({"items": incident["belonging"], "next": None}, now=now)
 
 
 def _ids(incident: Mapping[str, Any]) -> list[str]:

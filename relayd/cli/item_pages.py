@@ -5,6 +5,7 @@ Promises: pure; every text of a stranger is escaped.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ _ITEMS = (
     Column("age"),
     Column("name, and where it goes", gives_way=True),
 )
+_ASKED = {"state": "in state", "source": "from source", "destination": "for destination", "before": "older than"}
 _QUARANTINED = (Column("source"), Column("since"), Column("file, and why it is not taken", gives_way=True))
 _ATTEMPTS = (
     Column("try", is_number=True),
@@ -32,11 +34,12 @@ _ATTEMPTS = (
 )
 
 
-def listed(page: Document, *, state: str | None, now: float) -> list[Block]:
-    """A page of the queue."""
+def listed(page: Document, *, now: float, state: str | None = None, of: Mapping[str, Any] | None = None) -> list[Block]:
+    """A page of the queue; `of` is what was asked for, to say so if there is nothing."""
     found = page["items"]
     if not found:
-        return [Line(f"no items in state {state}" if state else "no items")]
+        asked = [f" {words} {escaped(value)}" for key, words in _ASKED.items() if (value := (of or {}).get(key))]
+        return [Line(f"no items{''.join(asked)}")]
     table = _quarantined(found, now) if state == "quarantined" else _queue(found, now)
     more = [] if page["next"] is None else [Line(f"there are more: `relayd items --before {escaped(page['next'])}`")]
     return [table, *more]
@@ -46,7 +49,7 @@ def _queue(found: list[Mapping[str, Any]], now: float) -> Table:
     rows = []
     for item in found:
         called = f"{escaped(item['name'])} from {escaped(item['source'])}"
-        story = "; ".join([called, *map(_short, item["deliveries"]), *_trouble(item)])
+        story = "; ".join([called, *_short(item["deliveries"]), *_trouble(item)])
         age = relative(item["accepted_at"], now).removesuffix(" ago")
         rows.append((escaped(item["id"]), item["state"], size(item["size"]), age, story))
     return Table(_ITEMS, rows)
@@ -57,9 +60,13 @@ def _trouble(item: Mapping[str, Any]) -> Iterator[str]:
         yield "a condition could not be answered (see `relayd items show`)"
 
 
-def _short(delivery: Mapping[str, Any]) -> str:
-    tries = f" after {_tries(delivery['attempts'])}" if delivery["attempts"] else ""
-    return f"{escaped(delivery['destination'])} {delivery['state']}{tries}"
+def _short(deliveries: list[Mapping[str, Any]]) -> Iterator[str]:
+    """Where it goes and how far that is; the action only where it tells one delivery from another."""
+    places = Counter(delivery["destination"] for delivery in deliveries)
+    for delivery in deliveries:
+        tries = f" after {_tries(delivery['attempts'])}" if delivery["attempts"] else ""
+        action = f" {escaped(delivery['action'])}" if places[delivery["destination"]] > 1 else ""
+        yield f"{escaped(delivery['destination'])}{action} {delivery['state']}{tries}"
 
 
 def _quarantined(found: list[Mapping[str, Any]], now: float) -> Table:
@@ -94,6 +101,8 @@ def _rest(item: Document) -> Iterator[Block]:
         yield Line(f"topic {escaped(item['topic'])}")
     for key, value in item["attributes"].items():
         yield Line(f"{escaped(key)} {escaped(str(value))}")
+    for incident in item.get("incidents", ()):
+        yield Line(f"in incident {escaped(incident)}: `relayd incidents show {escaped(incident)}`")
     if item["reason"]:
         yield Line(escaped(item["reason"]), state=item["state"])
     for sentence in item.get("trouble", ()):

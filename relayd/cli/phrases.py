@@ -8,19 +8,11 @@ from __future__ import annotations
 import datetime
 import time
 
-_SIZES = ("B", "kB", "MB", "GB", "TB", "PB")
+from relayd.files import size_in_words as size
+
+__all__ = ["count", "is_ahead", "local", "relative", "size", "span", "took", "when"]
+
 _SPANS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
-
-
-def size(size_bytes: float) -> str:
-    """`1.2 GB`: decimal units, as the configuration writes them."""
-    amount = float(size_bytes)
-    unit = 0
-    while abs(amount) >= 999.5 and unit < len(_SIZES) - 1:
-        amount /= 1000
-        unit += 1
-    digits = 1 if unit and abs(amount) < 99.95 else 0
-    return f"{amount:.{digits}f} {_SIZES[unit]}"
 
 
 def count(number: int) -> str:

@@ -59,7 +59,7 @@ def items(ctx: click.Context, /, as_json: bool, **wanted: Any) -> None:
     if as_json:
         tables.show_json(page)
     else:
-        tables.show(item_pages.listed(page, state=wanted["state"], now=clock.now()))
+        tables.show(item_pages.listed(page, state=wanted["state"], of=wanted, now=clock.now()))
 
 
 @items.command("show")

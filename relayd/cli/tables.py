@@ -188,19 +188,28 @@ def _plain_row(columns: Sequence[Column], row: Sequence[str], widths: Sequence[i
 
 def _cut(text: str, limit: int) -> list[str]:
     """The text itself, or its beginning and an ellipsis."""
-    return [text if _columns(text) <= limit else next(_pieces(text, limit - 1)) + "…"]
+    return [text if _columns(text) <= limit else _beginning(text, limit - 1) + "…"]
 
 
 def _pieces(text: str, limit: int) -> Iterator[str]:
-    """The text cut into pieces of at most `limit` columns."""
-    piece, taken = "", 0
-    for letter in text:
-        wide = _columns(letter)
-        if taken + wide > limit and piece:
-            yield piece
-            piece, taken = "", 0
-        piece, taken = piece + letter, taken + wide
-    yield piece
+    """The text cut into pieces of at most `limit` columns, between words where there is a blank."""
+    while _columns(text) > limit:
+        piece = _beginning(text, limit)
+        words = piece if text[len(piece)] == " " else piece.rpartition(" ")[0]
+        piece = words if words.strip() else piece
+        yield piece
+        text = text[len(piece) :].lstrip(" ")
+    yield text
+
+
+def _beginning(text: str, limit: int) -> str:
+    """As much of the text as fits into `limit` columns; at least one letter."""
+    taken = 0
+    for length, letter in enumerate(text):
+        taken += _columns(letter)
+        if taken > limit and length:
+            return text[:length]
+    return text
 
 
 def _folded(text: str, width: int | None, indent: str) -> Iterator[str]:

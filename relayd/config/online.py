@@ -14,6 +14,7 @@ from pathlib import Path
 from relayd import clock, destinations, sources
 from relayd.config.sections import Config, brokers_of
 from relayd.errors import RelaydError
+from relayd.files import size_in_words
 from relayd.model import Finding, Known, Origin, Priority
 from relayd.sources.topic_config import TopicConfig
 from relayd.spool.limits import Disk, SpoolConfig, shortage
@@ -144,7 +145,7 @@ def try_spool(config: SpoolConfig) -> Finding:
         return _failed(
             "spool", f"no room in {place}: {short.text}", "free space, or make the limits in [spool] smaller"
         )
-    text = f"{_shown(place, config)}, {disk.free_bytes / 1e9:.1f} GB are free"
+    text = f"{_shown(place, config)}, {size_in_words(disk.free_bytes)} are free"
     return Finding(subject="spool", is_good=True, text=text)
 
 

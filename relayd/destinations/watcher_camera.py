@@ -28,7 +28,6 @@ log = logging.getLogger("relayd.cameras")
 POLL_GROWTH = 1.5
 ASKED_AGAIN = 60
 """The server does not keep what we ask for: it is asked again at every so manyth look."""
-WAITS = "waits for its activation: show it the QR code of `relayd cameras --qr NAME`"
 
 
 class Camera:
@@ -134,7 +133,8 @@ class Camera:
         if reason:
             return replace(known, state="fault" if is_fault else "waiting", reason=reason)
         if not self.stream_name:
-            return replace(known, state="waiting", reason=WAITS if self.token else "waits for its activation token")
+            how = f": show it the QR code of `relayd cameras --qr {self.name}`" if self.token else " token"
+            return replace(known, state="waiting", reason=f"waits for its activation{how}")
         is_wanted = not self._stream.get("disabled") and self._stream.get("static") is not False
         if alive is False and is_wanted:
             since = "" if frame_at is None else f" since {clock.rfc3339(frame_at)}"

@@ -109,7 +109,8 @@ class FolderSource(Source):
             return None
         row = await lookup(self._ledger, self.name, inside)
         if row is not None and row.reason is not None:
-            return f"It is in quarantine and stays where it is: {row.reason}."
+            again = "relayd looks at it again when it changes; if it never will, remove it"
+            return f"It is in quarantine and stays where it is: {row.reason}; {again}."
         if row is not None:
             return f"It was taken as item {row.item_id} and is still in the folder. {self._faults.reason}".strip()
         if not os.path.lexists(path) and not self._faults.reason:
@@ -125,8 +126,9 @@ class FolderSource(Source):
         if not wanted.wants(inside):
             return f"It does not match include and exclude of source {self.name}."
         if self._faults.reason:
-            return f"Source {self.name} is at fault: {self._faults.reason}."
+            return f"Nothing is taken at the moment: {self._faults.reason}."
         reason = None if self._visit is None else self._visit.reason_for(inside)
         if reason is not None:
             return f"It is not taken yet: {reason}."
-        return f"Source {self.name} has not seen it: it looks again every {self._config.rescan:.0f} s."
+        looks = f"relayd looks at the folder again every {self._config.rescan:.0f} s"
+        return f"It is not taken yet: its writer may still have it open, or it has just come; {looks}."

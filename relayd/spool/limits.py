@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import Field
 
 from relayd.fields import Duration, Section, Size, written
+from relayd.files import size_in_words
 from relayd.model import Priority
 
 UNCLAIMED = 4
@@ -174,9 +175,13 @@ def shortage(
     if over <= 0 and below <= 0 and lacking_inodes <= 0:
         return None
     if over >= below and over > 0:
-        text = f"max_size: {used_bytes + claimed_bytes} of {config.max_size} bytes are taken"
+        taken, spare = size_in_words(used_bytes + claimed_bytes), size_in_words(spared)
+        text = f"max_size: {taken} of {size_in_words(config.max_size)} are taken"
+        if spared:
+            text += f", and the last {spare} are kept for emergencies"
     elif below > 0:
-        text = f"min_free: {disk.free_bytes} bytes are free on the disk, {floor} stay free for others"
+        free, kept = size_in_words(disk.free_bytes), size_in_words(floor)
+        text = f"min_free: {free} are free on the disk, {kept} stay free for others"
     else:
         text = f"min_free_inodes_percent: {disk.free_inodes} inodes are free on the disk"
     return Shortage(bytes_missing=max(over, below, 0), inodes_missing=max(lacking_inodes, 0), text=text)

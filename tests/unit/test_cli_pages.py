@@ -193,7 +193,25 @@ def test_the_queue_shows_where_each_item_goes() -> None:
 def test_a_further_page_and_an_empty_one_are_said_so() -> None:
     page = text(item_pages.listed({"items": [ITEM], "next": ITEM["id"]}, state=None, now=NOW))
     assert f"relayd items --before {ITEM['id']}" in page
-    assert text(item_pages.listed({"items": [], "next": None}, state="dead", now=NOW)) == "no items in state dead"
+    assert (
+        text(item_pages.listed({"items": [], "next": None}, of={"state": "dead"}, now=NOW)) == "no items in state dead"
+    )
+    asked = {"state": None, "source": "frnt", "destination": "nas", "before": None, "limit": 100}
+    page = text(item_pages.listed({"items": [], "next": None}, of=asked, now=NOW))
+    assert page == "no items from source frnt for destination nas"
+
+
+def test_two_deliveries_to_one_destination_are_told_apart_by_their_action() -> None:
+    first = {**ITEM["deliveries"][0], "destination": "room", "state": "delivered", "attempts": 1}
+    deliveries = [{**first, "action": "image"}, {**first, "action": "message"}, {**first, "destination": "nas"}]
+    page = text(item_pages.listed({"items": [{**ITEM, "deliveries": deliveries}], "next": None}, now=NOW))
+    words = " ".join(page.split())
+    assert "room image delivered after 1 try; room message delivered after 1 try; nas delivered" in words
+
+
+def test_an_item_of_an_incident_names_it() -> None:
+    page = text(item_pages.one({**DETAIL, "incidents": ["01m8ae9xxfxc3rqfeq"]}, now=NOW))
+    assert "`relayd incidents show 01m8ae9xxfxc3rqfeq`" in page
 
 
 def test_a_quarantined_file_is_shown_with_its_reason() -> None:

@@ -48,6 +48,17 @@ def test_a_plain_table_fits_the_terminal_by_folding_the_column_that_gives_way(wi
     assert all(line.startswith("    word") for line in lines if "word" in line)
 
 
+def test_a_sentence_is_folded_between_words_and_only_a_long_word_within() -> None:
+    said = "waits for the next try and then " + "y" * 30 + " カメラ カメラ カメラ カメラ done"
+    table = Table((Column("id"), Column("story", gives_way=True)), [("1", said)])
+    lines = [line[4:] for line in tables.plain([table], width=24)][1:]
+    assert lines[:2] == ["waits for the next", "try and then"]
+    assert "".join(lines).replace(" ", "") == said.replace(" ", ""), "nothing is lost"
+    assert all(len(line) <= 20 for line in lines)
+    blank = Table((Column("story", gives_way=True),), [(" " * 90 + "x",)])
+    assert "".join(tables.plain([blank], width=20)).replace(" ", "") == "STORYx"
+
+
 def test_wide_letters_keep_the_columns_aligned() -> None:
     table = Table((Column("n", gives_way=True), Column("s")), [("カメラ", "ok"), ("abcdef", "ok"), ("e\u0301a", "ok")])
     lines = list(tables.plain([table], width=None))
