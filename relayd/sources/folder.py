@@ -55,9 +55,12 @@ class FolderSource(Source):
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def _visit_once(self, put: Put, pool: ThreadPoolExecutor) -> None:
-        loop = asyncio.get_running_loop()
+        opening = asyncio.get_running_loop().run_in_executor(pool, folder_findings.open_folder, self._config)
         try:
-            folder_fd = await loop.run_in_executor(pool, folder_findings.open_folder, self._config)
+            folder_fd = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_opened)
+            raise
         except OSError as error:
             self._faults.set("folder", folder_findings.in_words(self._config.path, error))
             return
@@ -73,8 +76,8 @@ class FolderSource(Source):
         try:
             reason = await self._visit.stay(put)
         finally:
+            self._visit.leave()
             self._visit = None
-            os.close(folder_fd)
         self._faults.set("folder", reason)
 
     def _on_accepted(self) -> None:
@@ -132,3 +135,9 @@ class FolderSource(Source):
             return f"It is not taken yet: {reason}."
         looks = f"relayd looks at the folder again every {self._config.rescan:.0f} s"
         return f"It is not taken yet: its writer may still have it open, or it has just come; {looks}."
+
+
+def _close_opened(opening: asyncio.Future[int]) -> None:
+    """Nobody waits for this folder any more."""
+    if not opening.cancelled() and opening.exception() is None:
+        os.close(opening.result())

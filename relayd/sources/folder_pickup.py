@@ -7,11 +7,9 @@ hand-over ends even if we are told to stop. What the ledger knows is never hande
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import os
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -35,6 +33,7 @@ from relayd.sources.folder_file import (
     removal_remedy,
 )
 from relayd.sources.folder_scan import Audit, Scanner, Wish, key_of
+from relayd.sources.folder_threads import Threads
 
 log = logging.getLogger("relayd.sources")
 
@@ -64,7 +63,7 @@ class Pickup:
         desk: FileDesk,
         scanner: Scanner,
         put: Put,
-        pool: Executor,
+        threads: Threads,
         faults: Faults,
         tasks: asyncio.TaskGroup,
         hungry: Callable[[], None],
@@ -76,7 +75,7 @@ class Pickup:
         self._desk = desk
         self._scanner = scanner
         self._put = put
-        self._pool = pool
+        self._threads = threads
         self._faults = faults
         self._tasks = tasks
         self._accepted = accepted
@@ -104,7 +103,7 @@ class Pickup:
         if not paths:
             return
         try:
-            await self._thread(self._scanner.sync, paths)
+            await self._threads.run(self._scanner.sync, paths)
         except OSError as error:
             self.cannot_remove(error)
             return
@@ -154,9 +153,9 @@ class Pickup:
 
     async def _look(self, path: bytes) -> Look:
         quiet = self.backlog.quiet(path)
-        look = await self._thread(self._desk.look, path, quiet, False)
+        look = await self._threads.run(self._desk.look, path, quiet, False)
         if isinstance(look, Waiting | Refused) and look.reason == HARD_LINKED and await self._is_own_link(look.origin):
-            return await self._thread(self._desk.look, path, quiet, True)
+            return await self._threads.run(self._desk.look, path, quiet, True)
         return look
 
     async def _is_own_link(self, origin: Origin) -> bool:
@@ -188,7 +187,7 @@ class Pickup:
             self.known.add(key_of(origin))
             return
         try:
-            left, is_in_danger = await self._thread(self._desk.remove, ready)
+            left, is_in_danger = await self._threads.run(self._desk.remove, ready)
         except OSError as error:
             self.known.add(key_of(origin))
             self.cannot_remove(error)
@@ -236,9 +235,6 @@ class Pickup:
             self._failing.discard(path)
             if not self._failing:
                 self._faults.clear("taking")
-
-    async def _thread(self, do: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, functools.partial(do, *args))
 
 
 async def lookup(ledger: Ledger, source: str, path: bytes) -> Known | None:

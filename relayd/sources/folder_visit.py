@@ -1,17 +1,17 @@
 """One stay at an open drop folder: hints and scans, until the folder is no longer the one that was opened.
 
-Promises: never returns before every hand-over that was begun has ended, so its descriptor can be closed then.
+Promises: never returns before every hand-over that was begun has ended; its descriptor is closed by `leave`, once no
+thread uses it any more.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from relayd import pulse
 from relayd.files import printable
@@ -22,6 +22,7 @@ from relayd.sources.folder_config import FolderConfig, zone_of
 from relayd.sources.folder_file import FileDesk, Naming
 from relayd.sources.folder_pickup import Pickup, Terms
 from relayd.sources.folder_scan import Scan, Scanner, audit
+from relayd.sources.folder_threads import Threads
 from relayd.sources.folder_watch import Change, InotifyWatch, PollWatch, Watch, network_type, remedy_for
 from relayd.sources.name_pattern import NamePattern
 from relayd.sources.path_filter import PathFilter
@@ -52,7 +53,7 @@ class Visit:
         self._config = config
         self._ledger = ledger
         self._folder_fd = folder_fd
-        self._pool = pool
+        self._threads = Threads(pool)
         self._faults = faults
         self._accepted = accepted
         self._wake = asyncio.Event()
@@ -77,7 +78,7 @@ class Visit:
 
     async def stay(self, put: Put) -> str:
         """Take files until the folder is lost; returns why, in words."""
-        self._watch, is_local = await self._thread(self._choose_watch)
+        is_local = await self._threads.run(self._choose_watch)
         desk = FileDesk(
             folder_fd=self._folder_fd,
             max_file_size=self._config.max_file_size,
@@ -85,18 +86,14 @@ class Visit:
             trust_close=self._config.trust_close,
             hard_link=self._config.hard_link and not self._config.keep_originals,
         )
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                self._pickup = pickup = self._open_pickup(put, desk, tasks)
-                following = tasks.create_task(self._follow(pickup), name="hints")
-                try:
-                    return await self._scan_until_lost(pickup, desk)
-                finally:
-                    pickup.backlog.stop()
-                    following.cancel()
-        finally:
-            if self._watch is not None:
-                self._watch.close()
+        async with asyncio.TaskGroup() as tasks:
+            self._pickup = pickup = self._open_pickup(put, desk, tasks)
+            following = tasks.create_task(self._follow(pickup), name="hints")
+            try:
+                return await self._scan_until_lost(pickup, desk)
+            finally:
+                pickup.backlog.stop()
+                following.cancel()
 
     def _open_pickup(self, put: Put, desk: FileDesk, tasks: asyncio.TaskGroup) -> Pickup:
         config = self._config
@@ -111,27 +108,38 @@ class Visit:
             desk=desk,
             scanner=self._scanner,
             put=put,
-            pool=self._pool,
+            threads=self._threads,
             faults=self._faults,
             tasks=tasks,
             hungry=self._wake.set,
             accepted=self._accepted,
         )
 
-    def _choose_watch(self) -> tuple[Watch | None, bool]:
-        """How hints come, and whether leases tell of every writer."""
+    def leave(self) -> None:
+        """Close the watch and the folder once no thread uses them any more: what is closed under its hands may be
+        another folder by then."""
+        self._threads.close(self._close)
+
+    def _close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+        os.close(self._folder_fd)
+
+    def _choose_watch(self) -> bool:
+        """How hints come; returns whether leases tell of every writer."""
         kind = network_type(self._folder_fd)
         how, path = self._config.watch, printable(str(self._config.path))
         if how == "poll" or (how == "auto" and kind is not None):
             log.info("source %s: %s is polled (%s)", self._name, path, kind or "as configured")
-            return PollWatch(os.fspath(self._config.path), self._config.poll_every), False
+            self._watch = PollWatch(os.fspath(self._config.path), self._config.poll_every)
+            return False
         try:
-            watch = InotifyWatch(self._folder_fd, is_recursive=self._config.recursive)
+            self._watch = InotifyWatch(self._folder_fd, is_recursive=self._config.recursive)
         except OSError as error:
             log.warning("source %s: %s; it is only listed now and then", self._name, remedy_for(error))
-            return None, kind is None
+            return kind is None
         log.info("source %s: %s is watched by inotify", self._name, path)
-        return watch, kind is None
+        return kind is None
 
     async def _follow(self, pickup: Pickup) -> None:
         if self._watch is None:
@@ -168,7 +176,7 @@ class Visit:
 
         Returns why this is no longer the configured folder, in words, or None. Raises OSError if it cannot be read.
         """
-        reason = await self._thread(folder_findings.whats_wrong, self._config, self._folder_fd)
+        reason = await self._threads.run(folder_findings.whats_wrong, self._config, self._folder_fd)
         if reason is not None:
             return reason
         is_thorough, self._is_thorough = self._is_thorough, False
@@ -177,7 +185,7 @@ class Visit:
         self._faults.clear("folder")
         wish = pickup.wish(_enter_nothing if self._watch is None else self._watch.enter)
         if wish.limit > 0 or self._config.recursive:
-            self._offer(await self._thread(self._scanner.scan, wish), pickup)
+            self._offer(await self._threads.run(self._scanner.scan, wish), pickup)
         return None
 
     def _offer(self, scan: Scan, pickup: Pickup) -> None:
@@ -199,7 +207,7 @@ class Visit:
         while is_thorough or budget > 0:
             rows = await self._ledger.known(self._name, self._audited_until, AUDITED_AT_ONCE)
             may_remove = not self._config.keep_originals
-            result = await self._thread(audit, rows, self._scanner, desk, may_remove)
+            result = await self._threads.run(audit, rows, self._scanner, desk, may_remove)
             pickup.apply(result)
             pulse.beat(self._config.rescan)
             stuck = result.stuck or stuck
@@ -211,9 +219,6 @@ class Visit:
             pickup.cannot_remove(stuck)
         elif not began_at and not self._audited_until:
             self._faults.clear("removal")
-
-    async def _thread(self, do: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, functools.partial(do, *args))
 
 
 def _enter_nothing(folder_fd: int, path: bytes) -> None:
