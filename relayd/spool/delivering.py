@@ -8,7 +8,7 @@ up meanwhile.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from relayd.model import Incident, Kind, Outcome, Priority, Receipt, State
@@ -38,6 +38,7 @@ PROBE_CANDIDATES = 64
 WOKEN = (Outcome.FAILED, Outcome.REWIND, Outcome.STARTED)
 """How the last try of a delivery ended that need not wait any longer when its destination may be back."""
 
+FEW_DUE = 64
 FIRST_KEPT, LAST_KEPT = 5, 50
 """How many attempts of a delivery are kept in detail."""
 
@@ -55,12 +56,6 @@ class Wanted:
     probe: bool = False
     least_urgent: Priority = Priority.BULK
     backlog_turn: bool = False
-
-    @property
-    def classes(self) -> list[Priority]:
-        """The priorities to look at, in this order."""
-        urgent_first = [priority for priority in Priority if priority <= self.least_urgent]
-        return urgent_first[:1] + urgent_first[:0:-1] if self.backlog_turn else urgent_first
 
 
 def begin(
@@ -87,27 +82,25 @@ def begin(
 def pick(db: sqlite3.Connection, wanted: Wanted) -> sqlite3.Row | None:
     """The row of the delivery to try next: most urgent class first; within it what incidents say, the newest of what
     they show, then the rest, longest due first."""
-    for priority in wanted.classes:
-        for lane in LANES:
-            due = _first_due(db, wanted, priority, lane)
-            if due:
-                return _smallest(db, due) if wanted.probe else due[0]
+    for priority, lane in _lanes(db, wanted):
+        due = _first_due(db, wanted, priority, lane)
+        if due:
+            return _smallest(db, due) if wanted.probe else due[0]
     return None
 
 
 def next_due(db: sqlite3.Connection, wanted: Wanted) -> float | None:
     """When `begin` will have something, None if nothing is owed. Not later than `now` if it has something already."""
     moments = []
-    for priority in wanted.classes:
-        for lane in LANES:
-            if _first_due(db, wanted, priority, lane):
-                return wanted.now
-            later = db.execute(
-                "SELECT id, due_at FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND waits_for = ''"
-                " AND destination = ? AND priority = ? AND lane = ? ORDER BY due_at LIMIT ?",
-                (wanted.destination, int(priority), lane, len(wanted.exclude) + 1),
-            )
-            moments += [row["due_at"] for row in later if row["id"] not in wanted.exclude]
+    for priority, lane in _lanes(db, wanted):
+        if _first_due(db, wanted, priority, lane):
+            return wanted.now
+        later = db.execute(
+            "SELECT id, due_at FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND waits_for = ''"
+            " AND destination = ? AND priority = ? AND lane = ? ORDER BY due_at LIMIT ?",
+            (wanted.destination, priority, lane, len(wanted.exclude) + 1),
+        )
+        moments += [row["due_at"] for row in later if row["id"] not in wanted.exclude]
     return min(moments, default=None)
 
 
@@ -208,22 +201,66 @@ def steps_of(db: sqlite3.Connection, delivery: int) -> dict[str, Step | None]:
     return {row["name"]: step_from(row["result"]) for row in rows}
 
 
-def _first_due(db: sqlite3.Connection, wanted: Wanted, priority: Priority, lane: int) -> list[sqlite3.Row]:
-    """Up to as many as are asked for; two seeks. Of media of incidents, those that back off are passed over."""
+def _lanes(db: sqlite3.Connection, wanted: Wanted) -> Iterator[tuple[int, int]]:
+    """Every priority and lane in which something is owed, in the order in which they are looked at; a seek for each."""
+    found = _urgent_first(db, wanted)
+    if wanted.backlog_turn:  # the least urgent first, but in each the lanes as ever
+        found = iter(sorted(found, key=lambda each: (each[0] != Priority.EMERGENCY, -each[0], each[1])))
+    return found
+
+
+def _urgent_first(db: sqlite3.Connection, wanted: Wanted) -> Iterator[tuple[int, int]]:
+    """From each to the next by a time later than all, else SQLite would read through the whole lane."""
+    priority = lane = -1
+    while True:
+        row = db.execute(
+            "SELECT priority, lane FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND waits_for = ''"
+            " AND destination = ? AND (priority, lane, due_at) > (?, ?, 9e999) ORDER BY priority, lane LIMIT 1",
+            (wanted.destination, priority, lane),
+        ).fetchone()
+        if row is None or row["priority"] > wanted.least_urgent:
+            return
+        priority, lane = row["priority"], row["lane"]
+        yield priority, lane
+
+
+def _first_due(db: sqlite3.Connection, wanted: Wanted, priority: int, lane: int) -> list[sqlite3.Row]:
+    """Up to as many as are asked for; two seeks."""
     count = PROBE_CANDIDATES if wanted.probe else 1
-    index, order = ("deliveries_newest", "item DESC") if lane == MEDIA_LANE else ("deliveries_due", "due_at")
     found: list[sqlite3.Row] = []
     for condition, moment in (("<=", wanted.now), (">", wanted.now + wanted.longest_backoff)):
-        rows = db.execute(
-            f"SELECT * FROM deliveries INDEXED BY {index} WHERE state = 'pending' AND waits_for = ''"  # noqa: S608
-            f" AND destination = ? AND priority = ? AND lane = {lane} AND due_at {condition} ?"
-            f" ORDER BY {order} LIMIT ?",
-            (wanted.destination, int(priority), moment, count + len(wanted.exclude)),
-        )
+        among = (wanted.destination, priority, moment, count + len(wanted.exclude))
+        rows = _newest_due(db, condition, among) if lane == MEDIA_LANE else _longest_due(db, condition, lane, among)
         found += [row for row in rows if row["id"] not in wanted.exclude]
         if len(found) >= count:
             break
     return found[:count]
+
+
+def _longest_due(
+    db: sqlite3.Connection, condition: str, lane: int, among: tuple[str, int, float, int]
+) -> list[sqlite3.Row]:
+    return db.execute(
+        "SELECT * FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND waits_for = ''"  # noqa: S608
+        f" AND destination = ? AND priority = ? AND lane = {lane} AND due_at {condition} ? ORDER BY due_at LIMIT ?",
+        among,
+    ).fetchall()
+
+
+def _newest_due(db: sqlite3.Connection, condition: str, among: tuple[str, int, float, int]) -> list[sqlite3.Row]:
+    """Of the media of incidents. Where few are due, all of them are read and the newest chosen; only where many are are
+    those looked through that back off and are newer."""
+    count = among[3]
+    few = max(FEW_DUE, count)
+    due = _longest_due(db, condition, MEDIA_LANE, (*among[:3], few))
+    if len(due) < few:
+        return sorted(due, key=lambda row: -row["item"])[:count]
+    return db.execute(
+        "SELECT * FROM deliveries INDEXED BY deliveries_newest WHERE state = 'pending' AND waits_for = ''"  # noqa: S608
+        f" AND destination = ? AND priority = ? AND lane = {MEDIA_LANE} AND due_at {condition} ?"
+        " ORDER BY item DESC LIMIT ?",
+        among,
+    ).fetchall()
 
 
 def _listed(numbers: Iterable[int]) -> str:
