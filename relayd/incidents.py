@@ -6,6 +6,7 @@ it by when it was captured, whether it came before the incident opened, while it
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from relayd.clock import rfc3339
 from relayd.model import JSON, Incident, Opening
 
 LONGEST_KEY = 200
-"""A key is shown in lists and topics; what is longer is cut."""
+"""A key is shown in lists and topics; of what is longer a digest stands for the rest, so that others stay others."""
 
 EARLIEST_BELIEVABLE = 1_735_689_600.0
 """2025-01-01: a time before it was read from a clock that did not know the time."""
@@ -37,6 +38,14 @@ def is_dispensable(need: str) -> bool:
 def bare(need: str) -> str:
     """The need without that mark: the remote id that it names."""
     return need.removesuffix(_DISPENSABLE)
+
+
+def short(key: str) -> str:
+    """The key itself, or what stands for one that is too long."""
+    if len(key) <= LONGEST_KEY:
+        return key
+    digest = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()[:16]
+    return f"{key[: LONGEST_KEY - len(digest) - 1]}~{digest}"
 
 
 def opened(opening: Opening, *, incident_id: str, now: float) -> Incident:

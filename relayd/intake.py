@@ -35,7 +35,6 @@ class Intake:
         self._rules = rules
         self._device = device
         self.collector.rules = BoundRules(rules, device)
-        self._ties = self.collector.rules if rules.opens_incidents else None
         self._spool.incidents.keep_delivered_of(rules.collects_from)
 
     async def put(self, capture: Capture) -> Item:
@@ -44,7 +43,7 @@ class Intake:
             place = self._whereabouts.at(capture.captured_at)
             capture = capture if place is None else replace(capture, location=place)
         provisional = provisional_item(capture)
-        rules, device, ties = self._rules, self._device, self._ties  # a reload may change them on the way
+        rules, device, ties = self._rules, self._device, self._ties()  # a reload may change them on the way
         openings, untold = rules.openings(provisional, device) if ties else ((), ())
         belongs_to = await self._incidents_of(provisional, openings)
         decision = rules.decide(provisional, device, belongs_to=belongs_to)
@@ -57,9 +56,14 @@ class Intake:
         log.debug("accepted %s (%s) from %s", item.id, printable(item.name), item.source)
         return item
 
+    def _ties(self) -> BoundRules | None:
+        """None where nothing can belong to an incident; one that is open is served to its end by whatever rules."""
+        is_tied = self._rules.opens_incidents or self._spool.incidents.are_open
+        return self.collector.rules if is_tied else None
+
     async def _incidents_of(self, item: Item, openings: tuple[Opening, ...]) -> list[Incident]:
         """What it will belong to, as far as is known beforehand: the spool decides in the end."""
-        if self._ties is None:
+        if self._ties() is None:
             return []
         await self.collector.follow_clock()
         found = [incidents.opened(one, incident_id="", now=clock.now()) for one in openings if not one.closes]

@@ -230,7 +230,7 @@ class Delivery:
 class Opening:
     """What a rule with `incident` asks for: open one under `key`, or join the one that is open; or, with `closes`,
     close it. `collect` are the sources whose items belong to it, from `before_seconds` before it opens to
-    `after_seconds` after the last item under its key."""
+    `after_seconds` after the last item under its key. Of its rule at most `most_open` are open at once."""
 
     rule: str
     key: str
@@ -238,6 +238,7 @@ class Opening:
     before_seconds: float
     after_seconds: float
     closes: bool = False
+    most_open: int = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

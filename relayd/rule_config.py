@@ -56,6 +56,8 @@ class IncidentConfig(Section):
     """Items captured up to this long before the incident belong to it too."""
     after: Duration = written("10m", gt=0)
     """The incident closes this long after the last message under its key."""
+    most_open: int = Field(default=100, ge=1, le=10_000)
+    """So many incidents of this rule may be open at once; what would open another one is delivered outside of any."""
     closes: bool = False
     """Such an item ends the incident that is open under the key, instead of opening one."""
 

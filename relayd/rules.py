@@ -19,7 +19,7 @@ from relayd.cage import TemplateError
 from relayd.model import JSON, Device, Incident, Item, Location, Opening, Order, Priority
 from relayd.rendering import context
 from relayd.rule_config import INCIDENT_FIELDS, OWN_HEALTH, DeliverConfig, IncidentConfig, RuleConfig
-from relayd.templates import fields_needed, fill_in, is_true, mentions
+from relayd.templates import fields_needed, fill_in, is_true, mentions, named_within
 
 
 class Wires(Protocol):
@@ -147,6 +147,7 @@ class RuleBook:
                     before_seconds=rule.incident.before,
                     after_seconds=rule.incident.after,
                     closes=rule.incident.closes,
+                    most_open=rule.incident.most_open,
                 )
             )
         return tuple(found), tuple(trouble)
@@ -176,7 +177,7 @@ def compile_rules(rules: Sequence[RuleConfig], wires: Mapping[str, Wires] | None
 
 def _key(incident: IncidentConfig, seen: Mapping[str, Any]) -> str:
     """Raises TemplateError."""
-    key = fill_in(incident.key, seen).strip()[: incidents.LONGEST_KEY]
+    key = incidents.short(fill_in(incident.key, seen).strip())
     if not key:
         raise TemplateError("it is empty")
     return key
@@ -189,7 +190,8 @@ def _order(entry: DeliverConfig, rule: str, priority: Priority, wires: Mapping[s
     need = None if wire is None else wire.needs.get(action)
     needs = [f"{entry.to}.{need}"] if need is not None and not entry.arguments.get(need) else []
     texts = list(_texts(dict(entry.arguments)))
-    needs += sorted({name for text in texts for name in _remote_needed(text)} - set(opens))
+    own = {name for field in opens for name in (field, f"{entry.to}.{field}")}
+    needs += sorted({name for text in texts for name in _remote_needed(text)} - own)
     then = tuple(_order(follower, rule, priority, wires) for follower in entry.then)
     is_tied = bool(needs or opens) or any(mentions(text, "incident") for text in texts)
     return Order(
@@ -207,7 +209,8 @@ def _order(entry: DeliverConfig, rule: str, priority: Priority, wires: Mapping[s
 
 def _remote_needed(text: str) -> frozenset[str]:
     try:
-        return fields_needed(text, "incident") - INCIDENT_FIELDS
+        named = named_within(text, "incident", "remote")
+        return (fields_needed(text, "incident") - INCIDENT_FIELDS) | {f"{to}.{name}" for to, name in named}
     except TemplateError:
         return frozenset()  # `check` has refused it; a delivery says so again
 

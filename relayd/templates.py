@@ -82,9 +82,18 @@ def fields_needed(text: str, variable: str) -> frozenset[str]:
     """Which fields of `variable` the template `text` cannot do without: not those with a default, or that are only
     asked whether they are defined. Raises TemplateError."""
     tree = _parse_text(text)
-    guards = [guard for guard in (*tree.find_all(nodes.Filter), *tree.find_all(nodes.Test)) if guard.name in _GUARDS]
-    spared = {name for guard in guards for name in _fields(nodes.Template([nodes.Output([guard])]))}
+    spared = {name for guard in _guards(tree) for name in _fields(nodes.Template([nodes.Output([guard])]))}
     return frozenset(field for name, field in set(_fields(tree)) - spared if name == variable)
+
+
+def named_within(text: str, variable: str, field: str) -> frozenset[tuple[str, str]]:
+    """The same for what lies two steps within a field: `incident.remote["room"].report_id` asks within `remote` of
+    `incident` for ("room", "report_id"). Raises TemplateError."""
+    tree = _parse_text(text)
+    spared = {path for guard in _guards(tree) for path in _paths(nodes.Template([nodes.Output([guard])]))}
+    return frozenset(
+        (path[2], path[3]) for path in set(_paths(tree)) - spared if path[:2] == (variable, field) and len(path) == 4
+    )
 
 
 def mentions(text: str, variable: str, *, is_condition: bool = False) -> bool:
@@ -212,6 +221,29 @@ def _unknown_names(tree: nodes.Template, known: Known) -> Iterator[str]:
         fields = known.get(name) if name in undeclared else None
         if fields is not None and field not in fields:
             yield f'{name} has no field "{field}"{did_you_mean(field, fields)}'
+
+
+def _guards(tree: nodes.Template) -> list[nodes.Filter | nodes.Test]:
+    """Where the template says what to do without a value."""
+    found: list[nodes.Filter | nodes.Test] = [*tree.find_all(nodes.Filter), *tree.find_all(nodes.Test)]
+    return [guard for guard in found if guard.name in _GUARDS]
+
+
+def _paths(tree: nodes.Template) -> Iterator[tuple[str, ...]]:
+    """`a.b["c"]` as ("a", "b", "c"), and everything shorter in it."""
+    for node in (*tree.find_all(nodes.Getattr), *tree.find_all(nodes.Getitem)):
+        names: list[str] = []
+        inner: nodes.Node = node
+        while isinstance(inner, nodes.Getattr | nodes.Getitem):
+            if isinstance(inner, nodes.Getattr):
+                names.insert(0, inner.attr)
+            elif isinstance(inner.arg, nodes.Const):
+                names.insert(0, str(inner.arg.value))
+            else:
+                break
+            inner = inner.node
+        if isinstance(inner, nodes.Name):
+            yield (inner.name, *names)
 
 
 def _fields(tree: nodes.Template) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ from functools import partial
 
 from relayd.clock import Stamp
 from relayd.model import Incident, Item
-from relayd.spool import lists, timekeeping, tying, waiting
+from relayd.spool import incident_rows, lists, timekeeping, tying, waiting
 from relayd.spool.change import INCIDENTS
 from relayd.spool.engine import Engine
 from relayd.spool.records import IncidentSummary, ItemSummary
@@ -51,11 +51,11 @@ class IncidentFile:
 
     async def close(self, incident_id: str, reason: str, *, now: float) -> bool:
         """Close one; False if it is not open."""
-        return await self._engine.write(partial(tying.close, incident_id=incident_id, reason=reason, now=now))
+        return await self._engine.write(partial(incident_rows.close, incident_id=incident_id, reason=reason, now=now))
 
     async def close_overdue(self, *, now: float) -> int:
         """Close those whose time is over; how many."""
-        return await self._engine.write(partial(tying.close_overdue, now=now))
+        return await self._engine.write(partial(incident_rows.close_overdue, now=now))
 
     async def follow(self, stamp: Stamp) -> None:
         """The clock says this now: what was read from it before it was set moves along."""
@@ -76,7 +76,7 @@ class IncidentFile:
 
     async def covering(self, item: Item) -> list[Incident]:
         """Those that an item would belong to by when it was captured."""
-        return await self._engine.read(tying.covering, item)
+        return await self._engine.read(incident_rows.covering, item)
 
     async def page(
         self, *, is_open: bool | None = None, before: str | None = None, limit: int = 100

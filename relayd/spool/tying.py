@@ -13,13 +13,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from relayd import clock, incidents
-from relayd.clock import Stamp
+from relayd import incidents
 from relayd.model import Incident, Item, Opening, Order
 from relayd.rules import likeness
-from relayd.spool import timekeeping
-from relayd.spool.change import INCIDENTS, Change
-from relayd.spool.outbox import report
+from relayd.spool import incident_rows
+from relayd.spool.change import Change
 from relayd.spool.rows import (
     ITEM_COLUMNS,
     delivery_from,
@@ -28,9 +26,9 @@ from relayd.spool.rows import (
     item_from,
     names_from,
     names_to_column,
-    new_id,
     orders_from_json,
-    to_json,
+    trouble_from,
+    trouble_to_json,
 )
 from relayd.spool.states import brought_by, create_deliveries, settle
 
@@ -39,9 +37,6 @@ CLAIMED_AT_ONCE = 50
 
 OLD_IN_A_ROW = 200
 """After this many items of a source that are too old for an incident, the ones before them are not looked at."""
-
-LATE_SECONDS = 7 * 86_400.0
-"""How long after its end an incident is still looked at for items that were captured within its span."""
 
 
 class Ties(Protocol):
@@ -55,20 +50,34 @@ class Ties(Protocol):
 def tie(change: Change, seq: int, item: Item, ties: Ties, *, now: float) -> tuple[Order, ...]:
     """For an item that was just stored: open or join its incidents, and owe what the rules order in them."""
     openings = ties.openings(item)
-    found = [_open_or_join(change, opening, item, now) for opening in openings if not opening.closes]
-    ending = [_open_under(change, opening.key) for opening in openings if opening.closes]
-    found += [incident for incident in ending if incident is not None]
-    found += covering(change.db, item)
+    found = []
+    for opening in openings:
+        if opening.closes:
+            incident = incident_rows.open_under(change, opening.key)
+        else:
+            incident = incident_rows.open_or_join(change, opening, item, now)
+            if incident is None:
+                _tell_refused(change, seq, opening)
+        found += [] if incident is None else [incident]
+    found += incident_rows.covering(change.db, item)
     belongs_to = list({incident.id: incident for incident in found}.values())
     for incident in belongs_to:
         _belong(change, incident, seq)
     orders = tuple(order for order in ties.orders(item, belongs_to) if not (order.opens and is_ordered(change, order)))
     create_deliveries(change, seq, orders, now=now)
     for opening in openings:
-        over = _open_under(change, opening.key) if opening.closes else None
+        over = incident_rows.open_under(change, opening.key) if opening.closes else None
         if over is not None:
-            _close(change, over, f"closed by rule {opening.rule!r}", now=now)
+            incident_rows.end(change, over, f"closed by rule {opening.rule!r}", now=now)
     return orders
+
+
+def _tell_refused(change: Change, seq: int, opening: Opening) -> None:
+    """What the rule orders is owed all the same, outside of an incident."""
+    said = f"rule {opening.rule!r}: no incident is opened, {opening.most_open} of it are open already (most_open)"
+    row = change.db.execute(f"SELECT {ITEM_COLUMNS} FROM items WHERE seq = ?", (seq,)).fetchone()  # noqa: S608
+    trouble = trouble_to_json((*trouble_from(row), said))
+    change.db.execute("UPDATE items SET trouble = ? WHERE seq = ?", (trouble, seq))
 
 
 def claim(change: Change, incident_id: str, ties: Ties, *, now: float) -> int:
@@ -96,129 +105,6 @@ def claim(change: Change, incident_id: str, ties: Ties, *, now: float) -> int:
             return count
     change.db.execute("UPDATE incidents SET has_claimed = 1 WHERE id = ?", (incident_id,))
     return count
-
-
-def close(change: Change, incident_id: str, reason: str, *, now: float) -> bool:
-    """Close one by hand; False if it is not open."""
-    row = change.db.execute("SELECT * FROM incidents WHERE id = ? AND closed_at IS NULL", (incident_id,)).fetchone()
-    if row is not None:
-        _close(change, incident_from(row), reason, now=now)
-    return row is not None
-
-
-def close_overdue(change: Change, *, now: float) -> int:
-    """Close those whose time is over, or was never right; how many."""
-    is_synchronized = clock.synchronization().is_synchronized
-    rows = change.db.execute(
-        "SELECT * FROM incidents WHERE closed_at IS NULL AND (ends_at < ?1 OR (?2 AND starts_at > ?1 AND boot <> ?3))",
-        (now, bool(is_synchronized), clock.boot()),
-    ).fetchall()
-    for row in rows:
-        incident = incident_from(row)
-        is_past = incident.ends_at < now
-        _close(change, incident, "its time is over" if is_past else timekeeping.WRONG_CLOCK, now=now)
-    return len(rows)
-
-
-def forget(change: Change, *, now: float, keep_seconds: float) -> None:
-    """Remove what closed long ago and has no items left."""
-    change.db.execute(
-        "DELETE FROM incidents WHERE closed_at IS NOT NULL AND ends_at < ?"
-        " AND NOT EXISTS (SELECT 1 FROM incident_items WHERE incident = incidents.id)",
-        (now - max(keep_seconds, LATE_SECONDS),),
-    )
-
-
-def _open_or_join(change: Change, opening: Opening, item: Item, now: float) -> Incident:
-    stamp = clock.stamp()
-    row = _row_under(change, opening.key)
-    if row is not None:
-        found = timekeeping.following(incident_from(row), row, stamp)
-        over = timekeeping.why_over(found, row["boot"], now=now)
-        if over is None:
-            return _join(change, incidents.joined(found, opening, now=now), stamp)
-        _close(change, found, over, now=now)
-    incident = incidents.opened(opening, incident_id=new_id(now), now=now)
-    change.db.execute(
-        "INSERT INTO incidents (id, key, rule, item, collect, opened_at, starts_at, ends_at, boot, clock_offset)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            incident.id,
-            incident.key,
-            incident.rule,
-            item.id,
-            to_json(incident.collect),
-            incident.opened_at,
-            incident.starts_at,
-            incident.ends_at,
-            stamp.boot,
-            stamp.offset_seconds,
-        ),
-    )
-    change.count("open", 1, INCIDENTS)
-    change.has_incidents = True
-    change.say("incident %s opened by rule %r, key %a", incident.id, incident.rule, incident.key)
-    report(change, "incident_opened", _told(incident) | {"item": item.id}, now=now)
-    return incident
-
-
-def _join(change: Change, incident: Incident, stamp: Stamp) -> Incident:
-    change.db.execute(
-        "UPDATE incidents SET collect = ?, opened_at = ?, starts_at = ?, ends_at = ?, boot = ?, clock_offset = ?,"
-        " has_claimed = 0 WHERE id = ?",
-        (
-            to_json(incident.collect),
-            incident.opened_at,
-            incident.starts_at,
-            incident.ends_at,
-            stamp.boot,
-            stamp.offset_seconds,
-            incident.id,
-        ),
-    )
-    change.has_incidents = True
-    return incident
-
-
-def _close(change: Change, incident: Incident, reason: str, *, now: float) -> None:
-    over = incidents.closed(incident, reason, now=now)
-    change.db.execute(
-        "UPDATE incidents SET ends_at = ?, closed_at = ?, close_reason = ? WHERE id = ?",
-        (over.ends_at, over.closed_at, reason, incident.id),
-    )
-    count = change.db.execute("SELECT count(*) FROM incident_items WHERE incident = ?", (incident.id,)).fetchone()[0]
-    change.count("open", -1, INCIDENTS)
-    change.say("incident %s closed with %d items: %s", incident.id, count, reason)
-    report(change, "incident_closed", _told(incident) | {"reason": reason, "items": count}, now=now)
-    change.touched[incident.id] = now
-
-
-def _told(incident: Incident) -> dict[str, str]:
-    return {"incident": incident.id, "key": incident.key, "rule": incident.rule}
-
-
-def _open_under(change: Change, key: str) -> Incident | None:
-    row = _row_under(change, key)
-    return None if row is None else incident_from(row)
-
-
-def _row_under(change: Change, key: str) -> sqlite3.Row | None:
-    row: sqlite3.Row | None = change.db.execute(
-        "SELECT * FROM incidents WHERE key = ? AND closed_at IS NULL", (key,)
-    ).fetchone()
-    return row
-
-
-def covering(db: sqlite3.Connection, item: Item) -> list[Incident]:
-    """Those whose span the item was captured in, closed ones too: a camera may send later."""
-    moments = (incidents.moment_of(item.captured_at, item.accepted_at), item.accepted_at)
-    rows = db.execute(
-        "SELECT * FROM incidents INDEXED BY incidents_span WHERE ends_at >= ? AND starts_at <= ?"
-        " AND instr(collect, ?) ORDER BY seq",
-        (min(moments), max(moments), to_json(item.source)),
-    )
-    found = [incident_from(row) for row in rows]
-    return [one for one in found if incidents.covers(one, item.source, item.captured_at, item.accepted_at)]
 
 
 def _candidates(db: sqlite3.Connection, incident: Incident) -> Iterator[int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from relayd.incidents import EARLIEST_BELIEVABLE, LATEST_AHEAD_SECONDS
 from relayd.model import Kind, State
-from relayd.spool import database, tying, waiting
+from relayd.spool import database, incident_rows, tying, waiting
 from relayd.spool.change import Change, destination_subject
 from relayd.spool.limits import UNCLAIMED
 from relayd.spool.states import free_content, move_delivery, set_item_state, settle
@@ -168,7 +168,7 @@ def purge(change: Change, *, now: float, keep_delivered: float, keep_dead: float
         for row in rows:
             _forget(change, row["seq"], state)
         count += len(rows)
-    tying.forget(change, now=now, keep_seconds=keep_dead)
+    incident_rows.forget(change, now=now, keep_seconds=keep_dead)
     return count
 
 

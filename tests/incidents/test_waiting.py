@@ -12,7 +12,7 @@ from relayd.model import Priority
 from relayd.spool import Spool, check, waiting
 from relayd.spool.change import Change
 from relayd.spool.upkeep import Room, evict
-from tests.incidents.rig import CLEAR, IMAGE, MEDIA, PRESS, REPORT, Scene
+from tests.incidents.rig import CLEAR, DEVICE, IMAGE, MEDIA, PRESS, REPORT, Scene, book
 from tests.spool.rig import DAY, adds_up, config, opened
 
 SMS: dict[str, Any] = {"to": "video", "action": "sms", "phone_number": "1"}
@@ -252,3 +252,53 @@ async def test_two_rules_that_close_the_same_incident_close_it_once(
     await scene.press()
     await scene.press(pressed=False)
     assert spool.counters.open_incidents == 0
+
+
+# --- strange keys, rules that change, texts that name a destination
+
+
+async def test_more_keys_than_a_rule_may_have_open_are_reported_outside_of_an_incident_and_say_so(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = {"key": "panic-{{ payload.button }}", "collect": ["front"], "most_open": 3}
+    scene = Scene(spool, monkeypatch, PRESS | {"incident": key}, MEDIA)
+    presses = [await scene.press(str(number)) for number in range(5)]
+    assert await all_actions(scene, presses) == ["room report pending"] * 5
+    assert spool.counters.open_incidents == 3
+    detail = await spool.item(presses[4].id)
+    assert detail is not None
+    assert "3 of it are open already (most_open)" in detail.trouble[0]
+    joined = await scene.press("1")
+    assert await scene.actions(joined) == []
+
+
+async def test_long_keys_that_differ_at_their_end_are_two_incidents(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(spool, monkeypatch, PRESS)
+    presses = [await scene.press("x" * 40_000 + end) for end in "12"]
+    assert await all_actions(scene, presses) == ["room report pending"] * 2
+    assert await scene.actions(await scene.press("x" * 40_000 + "1")) == []
+    assert all(len(one.incident.key) == 200 for one in await spool.incidents.page())
+
+
+async def test_an_open_incident_is_served_to_its_end_though_no_rule_opens_any_more(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(spool, monkeypatch)
+    await scene.press()
+    scene.intake.use(book(MEDIA), DEVICE)
+    photo = await scene.photo()
+    assert await scene.actions(photo) == ["room image pending"]
+
+
+async def test_a_text_that_names_a_destination_waits_for_what_that_one_calls_the_incident(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["{{ incident.remote['room'].report_id }}", "{{ incident.remote.room.report_id | default('none yet') }}"]
+    posts = [{"to": "hook", "action": "post", "text": text} for text in texts]
+    scene = Scene(spool, monkeypatch, PRESS | {"deliver": [REPORT, *posts]})
+    press = await scene.press()
+    assert [one.delivery.waits_for for one in await scene.deliveries(press)] == [(), ("room.report_id",), ()]
+    await answered(scene, report_id=7)
+    assert [one.delivery.waits_for for one in await scene.deliveries(press)] == [(), (), ()]
