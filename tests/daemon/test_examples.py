@@ -85,8 +85,8 @@ class Home(Rig):
 
     def owes_nothing(self) -> bool:
         spool = self.json("status")["spool"]
-        assert spool["dead"] == 0, self.cli("items", "--state", "dead", "--json").output
-        return spool["pending"] == 0
+        assert spool["dead"] == 0, self.call("items", "--state", "dead", "--json").output
+        return bool(spool["pending"] == 0)
 
     def reports(self) -> list[dict[str, Any]]:
         return list(self.there("sayvu")["reports"].values())
