@@ -18,7 +18,7 @@ from relayd import clock
 from relayd.errors import SpoolDamaged, SpoolError
 from relayd.files import safe_name
 from relayd.model import Item, Kind, State
-from relayd.spool import counting, database, delivering, lists, salvage
+from relayd.spool import counting, database, delivering, exported, lists, lost_incidents, salvage, waiting
 from relayd.spool.change import Change
 from relayd.spool.media import SpoolFolder
 from relayd.spool.opening import open_database
@@ -90,7 +90,10 @@ def export(path: Path, target: Path) -> Report:
                 for row in _all_items(db, findings):
                     item = item_from(row, row["payload"])
                     written = _export_one(folder, row, item, target, findings)
-                    print(json.dumps(_document(db, row, item, written)), file=listing)
+                    print(json.dumps(exported.item(db, row, item, written)), file=listing)
+            with (target / "incidents.jsonl").open("x", encoding="utf-8") as listing:
+                for row in db.execute("SELECT * FROM incidents ORDER BY seq"):
+                    print(json.dumps(exported.incident(db, row)), file=listing)
             if folder.salvaged.is_dir():
                 shutil.copytree(folder.salvaged, target / "salvaged")
         except FileExistsError as error:
@@ -117,6 +120,7 @@ def _check(folder: SpoolFolder, *, thorough: bool) -> _Findings:
             elif not findings.numbers.get("damage"):
                 _check_counters(db, findings)
                 _check_states(db, findings)
+                _check_incidents(db, findings)
                 _check_media(db, folder, findings, thorough=thorough)
                 findings.count("strays", sum(1 for _ in _strays(folder, db)))
     except sqlite3.Error as error:
@@ -146,6 +150,13 @@ def _check_states(db: sqlite3.Connection, findings: _Findings) -> None:
             findings.add("states", f"item {row['id']} is {row['state']}, its deliveries make it {state_of(found)}")
 
 
+def _check_incidents(db: sqlite3.Connection, findings: _Findings) -> None:
+    for incident in lost_incidents.lost(db):
+        findings.add("incidents", f"incident {incident}: deliveries name it, but it is gone")
+    for line in waiting.endless(db):
+        findings.add("incidents", line)
+
+
 def _check_media(db: sqlite3.Connection, folder: SpoolFolder, findings: _Findings, *, thorough: bool) -> None:
     seq = 0
     while page := lists.media_after(db, seq, ITEMS_AT_ONCE):
@@ -167,9 +178,15 @@ def _mend(folder: SpoolFolder, db: sqlite3.Connection, now: float) -> list[str]:
     change.write_counters()
     if lost:
         done.append(f"{lost} items without their media: what was owed of them is dead")
+    incidents = lost_incidents.restore(db, now=now)
+    if incidents:
+        done.append(f"{incidents} lost incidents made again of what their deliveries say")
     states = salvage.correct_states(db, now=now)
     if states:
         done.append(f"{states} states of items set right")
+    waits = lost_incidents.settle(db, now=now)
+    if waits:
+        done.append(f"what waited in vain in incidents is released or ended: {waits} kinds of it")
     wrong = counting.correct(db)
     if wrong:
         done.append(f"{wrong} counters set right")
@@ -215,30 +232,6 @@ def _export_one(folder: SpoolFolder, row: sqlite3.Row, item: Item, target: Path,
         if hashlib.file_digest(stream, "sha256").hexdigest() != item.sha256:
             findings.add("media", f"item {item.id}: the copy is not what was accepted: its SHA-256 differs")
     return str(copy.relative_to(target))
-
-
-def _document(db: sqlite3.Connection, row: sqlite3.Row, item: Item, written: str | None) -> dict[str, object]:
-    deliveries = db.execute(
-        "SELECT destination, action, state, attempts, reason, receipt FROM deliveries WHERE item = ? ORDER BY id",
-        (row["seq"],),
-    )
-    return {
-        "id": item.id,
-        "file": written,
-        "source": item.source,
-        "name": item.name,
-        "kind": item.kind,
-        "content_type": item.content_type,
-        "size": item.size_bytes,
-        "sha256": item.sha256,
-        "captured_at": clock.rfc3339(item.captured_at),
-        "accepted_at": clock.rfc3339(item.accepted_at),
-        "state": row["state"],
-        "deliveries": [
-            {**delivery, "receipt": None if delivery["receipt"] is None else json.loads(delivery["receipt"])}
-            for delivery in map(dict, deliveries)
-        ],
-    }
 
 
 def _all_items(db: sqlite3.Connection, findings: _Findings) -> Iterator[sqlite3.Row]:

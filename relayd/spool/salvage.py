@@ -16,7 +16,7 @@ from pathlib import Path
 from relayd import clock
 from relayd.messages import Message, about
 from relayd.model import State
-from relayd.spool import counting, database, lists
+from relayd.spool import counting, database, lists, lost_incidents
 from relayd.spool.limits import UNCLAIMED
 from relayd.spool.media import SpoolFolder
 from relayd.spool.states import state_of
@@ -214,7 +214,9 @@ def _make_consistent(db: sqlite3.Connection, *, now: float) -> None:
     db.execute("DELETE FROM steps WHERE delivery NOT IN (SELECT id FROM deliveries)")
     db.execute("DELETE FROM incident_items WHERE item NOT IN (SELECT seq FROM items)")
     db.execute("DELETE FROM incident_items WHERE incident NOT IN (SELECT id FROM incidents)")
+    lost_incidents.restore(db, now=now)
     correct_states(db, now=now)
+    lost_incidents.settle(db, now=now)
     counting.correct(db)
     db.execute("COMMIT")
 

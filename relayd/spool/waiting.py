@@ -60,6 +60,12 @@ def with_waiting(db: sqlite3.Connection) -> list[str]:
     return [row["incident"] for row in rows]
 
 
+def endless(db: sqlite3.Connection) -> Iterator[str]:
+    """What waits in vain, and should have been released or ended, in words; for `spool check`."""
+    for incident in with_waiting(db):
+        yield from _Look(Change(db), incident, 0.0).unsettled()
+
+
 @dataclass(slots=True)
 class _Look:
     """One look at one incident."""
@@ -82,17 +88,31 @@ class _Look:
             if all(bare(need) in coming for need in needs if not is_dispensable(need)):
                 self._wake(state, kind)
 
+    def unsettled(self) -> Iterator[str]:
+        known = known_of(self.change.db, self.incident)
+        coming = self._coming(known)
+        for kind in self._kinds(State.PENDING):
+            needs, reason = self._verdict(kind, known, coming)
+            if reason is not None or needs != set(names_from(kind)):
+                names = " and ".join(map(bare, names_from(kind)))
+                why = reason or "it is known, or dispensable"
+                yield f"incident {self.incident}: deliveries wait for {names}: {why}"
+
     def _judge(self, kind: str, known: Collection[str], coming: Collection[str]) -> None:
         """Of those that wait for the same."""
+        needs, reason = self._verdict(kind, known, coming)
+        if reason is not None:
+            self._move(State.PENDING, kind, State.DEAD, reason)
+        elif needs != set(names_from(kind)):
+            self._wait_for(kind, needs)
+
+    def _verdict(self, kind: str, known: Collection[str], coming: Collection[str]) -> tuple[set[str], str | None]:
+        """What they still have to wait for, and why that never comes, if so."""
         needs = unmet(names_from(kind), known)
         lacking = {need for need in needs if bare(need) not in coming}
         spared = {need for need in lacking if is_dispensable(need)}
         reasons = (self._why_never(need) for need in sorted(lacking - spared))
-        reason = next((reason for reason in reasons if reason), None)
-        if reason is not None:
-            self._move(State.PENDING, kind, State.DEAD, reason)
-        elif needs - spared != set(names_from(kind)):
-            self._wait_for(kind, needs - spared)
+        return needs - spared, next((reason for reason in reasons if reason), None)
 
     def _wait_for(self, kind: str, needs: Collection[str]) -> None:
         """These are what they still lack; without any they are due."""
