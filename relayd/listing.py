@@ -179,12 +179,44 @@ def _sentences(detail: ItemDetail, view_of: ViewOf, now: float) -> Iterator[str]
     if detail.reason:
         yield f"{_capital(detail.reason)}."
     for one in detail.deliveries:
-        yield from _about_delivery(one, view_of, now)
+        yield from _about_delivery(detail, one, view_of, now)
     if not detail.has_content and detail.state is not State.DELIVERED:
         yield "Its content is no longer kept."
 
 
-def _about_delivery(one: DeliveryDetail, view_of: ViewOf, now: float) -> Iterator[str]:
+def not_retried(detail: ItemDetail, one: DeliveryDetail) -> str | None:
+    """Why a delivery that has ended is not tried again by `relayd retry`, in words; None if it would be."""
+    if one.delivery.state is State.DELIVERED:
+        return "it was delivered"
+    if one.was_dropped:
+        return "a person dropped it"
+    if not detail.has_content:
+        return "it cannot be tried again, since its content is no longer kept"
+    if one.is_replaced:
+        return f"what it was to bring to incident {one.delivery.incident} was asked for again since then"
+    return "it comes back by itself once it can" if one.delivery.waits_for else None
+
+
+def left_by_retry(detail: ItemDetail, destination: str | None) -> Iterator[dict[str, str]]:
+    """Deliveries of an item that a retry by hand has left as they are, and why."""
+    for one in detail.deliveries:
+        reason = not_retried(detail, one)
+        if one.delivery.state in (State.PENDING, State.DELIVERED) or destination not in (
+            None,
+            one.delivery.destination,
+        ):
+            continue
+        why = "; ".join(filter(None, (one.delivery.reason, reason)))
+        yield {
+            "item": detail.item.id,
+            "destination": one.delivery.destination,
+            "action": one.delivery.action,
+            "state": one.delivery.state.value,
+            "why": why,
+        }
+
+
+def _about_delivery(detail: ItemDetail, one: DeliveryDetail, view_of: ViewOf, now: float) -> Iterator[str]:
     delivery = one.delivery
     what = f"The {delivery.action} to {delivery.destination} (rule {delivery.rule!r}, {delivery.priority.word})"
     tries = f"{delivery.attempts} {'try' if delivery.attempts == 1 else 'tries'}"
@@ -199,7 +231,7 @@ def _about_delivery(one: DeliveryDetail, view_of: ViewOf, now: float) -> Iterato
             elif delivery.reason:
                 yield f"The last answer, after {tries}: {delivery.reason}."
         case _:
-            again = f"`relayd retry {delivery.item_id}` tries again" if not one.was_dropped else "a person dropped it"
+            again = not_retried(detail, one) or f"`relayd retry {delivery.item_id}` tries again"
             yield f"{what} is {delivery.state.value} after {tries}: {delivery.reason or 'no reason recorded'}; {again}."
 
 

@@ -173,7 +173,8 @@ class Operations:
         return {"closed": await self._spool.incidents.close(incident_id, "closed by hand", now=clock.now())}
 
     async def retry(self, item_ids: list[str] | None, destination: str | None) -> dict[str, Any]:
-        """Make dead deliveries of these items (None: of all) due again, and try at once: `{"retried": N}`."""
+        """Make dead deliveries of these items (None: of all) due again, and try at once: `{"retried": N}`, and
+        for items by name `"left"`: what was left as it is, and why."""
         if destination is not None:
             self._named(destination)
         for item_id in item_ids or ():
@@ -183,7 +184,11 @@ class Operations:
             if destination in (None, name):
                 worker.nudge(0.0)
         log.info("to be tried again, by hand: %d", retried)
-        return {"retried": retried}
+        if item_ids is None:
+            return {"retried": retried}
+        details = [await self._spool.item(item_id) for item_id in item_ids[:LIST_LIMIT]]
+        left = [one for detail in details if detail for one in listing.left_by_retry(detail, destination)]
+        return {"retried": retried, "left": left}
 
     async def drop(self, item_ids: list[str]) -> dict[str, Any]:
         """Give items up for good; their rows stay as dead, with the reason: `{"dropped": N}`."""

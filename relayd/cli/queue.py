@@ -155,6 +155,12 @@ def retry(options: Options, item_ids: Sequence[str], is_all: bool, destination: 
     wanted = {"items": None if is_all else list(item_ids), "destination": destination}
     result = Relay(options).post("/api/v1/retry", wanted)
     _tell(result, as_json, f"{_deliveries(result['retried'])} tried again")
+    for left in () if as_json else result.get("left", ()):
+        click.echo(
+            escaped(
+                f"{left['item']}: the {left['action']} to {left['destination']} stays {left['state']}: {left['why']}"
+            )
+        )
     if not is_all and not result["retried"]:
         raise Refused("none of these has a delivery that could be tried again; `relayd why ID` says where it stands")
 

@@ -147,7 +147,7 @@ def record_delivered(change: Change, delivery: int, receipt: Receipt, *, now: fl
     change.count("bytes_sent", size_bytes, subject)
     change.mark("last_success_at_ms", now, subject)
     follow_ups = orders_from_json(row["follow_ups"])
-    owed = [order for order in follow_ups if not (order.opens and is_ordered(change, order))]
+    owed = [order for order in follow_ups if not (order.opens and is_ordered(change.db, order))]
     create_deliveries(change, row["item"], owed, parent_receipt=receipt.fields, now=now)
     give_remote(change, row, receipt.fields, now=now)
     settle(change, row["item"], now=now)

@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Collection, Sequence
 
 from relayd.model import Incident, Item, Known, Outcome, Priority, State
+from relayd.spool import tying
 from relayd.spool.delivering import steps_of
 from relayd.spool.records import (
     AttemptRecord,
@@ -246,4 +247,5 @@ def _detail(db: sqlite3.Connection, row: sqlite3.Row, item_id: str) -> DeliveryD
         proof=row["proof"],
         ended_at=row["ended_at"],
         was_dropped=bool(row["dropped"]),
+        is_replaced=row["state"] in (State.DEAD, State.EXPIRED, State.EVICTED) and tying.is_replaced(db, row["id"]),
     )

@@ -54,7 +54,8 @@ class AttemptRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryDetail:
-    """One delivery with its history; `receipt` and `proof` are there once it is delivered."""
+    """One delivery with its history; `receipt` and `proof` are there once it is delivered. `is_replaced`: it was given
+    up, and what it was to open in its incident was asked for again since then."""
 
     delivery: Delivery
     attempts: tuple[AttemptRecord, ...]
@@ -63,6 +64,7 @@ class DeliveryDetail:
     proof: str | None
     ended_at: float | None
     was_dropped: bool
+    is_replaced: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

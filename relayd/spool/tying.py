@@ -63,7 +63,9 @@ def tie(change: Change, seq: int, item: Item, ties: Ties, *, now: float) -> tupl
     belongs_to = list({incident.id: incident for incident in found}.values())
     for incident in belongs_to:
         _belong(change, incident, seq)
-    orders = tuple(order for order in ties.orders(item, belongs_to) if not (order.opens and is_ordered(change, order)))
+    orders = tuple(
+        order for order in ties.orders(item, belongs_to) if not (order.opens and is_ordered(change.db, order))
+    )
     create_deliveries(change, seq, orders, now=now)
     for opening in openings:
         over = incident_rows.open_under(change, opening.key) if opening.closes else None
@@ -96,7 +98,7 @@ def claim(change: Change, incident_id: str, ties: Ties, *, now: float) -> int:
         item = item_from(item_row, item_row["payload"])
         _belong(change, incident, seq)
         wanted = ties.orders(item, [incident])
-        orders = _missing(change, seq, [one for one in wanted if not (one.opens and is_ordered(change, one))])
+        orders = _missing(change, seq, [one for one in wanted if not (one.opens and is_ordered(change.db, one))])
         create_deliveries(change, seq, orders, now=now)
         if orders:
             settle(change, seq, now=now)
@@ -132,9 +134,9 @@ def _belong(change: Change, incident: Incident, seq: int) -> None:
     change.db.execute("INSERT OR IGNORE INTO incident_items (incident, item) VALUES (?, ?)", (incident.id, seq))
 
 
-def is_ordered(change: Change, order: Order) -> bool:
+def is_ordered(db: sqlite3.Connection, order: Order) -> bool:
     """Whether the incident has this opening delivery already, and it is not given up."""
-    there = change.db.execute(
+    there = db.execute(
         "SELECT * FROM deliveries INDEXED BY deliveries_bringing WHERE incident = ? AND incident <> ''"
         " AND brings <> '' AND brings = ? AND state IN ('pending', 'delivered')",
         (order.incident, names_to_column(brought_by(order))),
@@ -142,14 +144,14 @@ def is_ordered(change: Change, order: Order) -> bool:
     return any(_is_alike(row, order) for row in there)
 
 
-def is_replaced(change: Change, delivery: int) -> bool:
+def is_replaced(db: sqlite3.Connection, delivery: int) -> bool:
     """Whether what this one was to open at a destination was asked for again after it was given up: not twice."""
-    row = change.db.execute("SELECT * FROM deliveries WHERE id = ? AND opens <> ''", (delivery,)).fetchone()
+    row = db.execute("SELECT * FROM deliveries WHERE id = ? AND opens <> ''", (delivery,)).fetchone()
     if row is None or not row["incident"]:
         return False
     given_up = delivery_from(row, "")
     return is_ordered(
-        change,
+        db,
         Order(
             destination=given_up.destination,
             action=given_up.action,

@@ -64,7 +64,7 @@ def _revive(change: Change, rows: Sequence[sqlite3.Row], now: float) -> int:
         if row["waits_for"]:
             change.touched[row["incident"]] = now
             continue
-        if tying.is_replaced(change, row["id"]):
+        if tying.is_replaced(change.db, row["id"]):
             continue  # asked for again since then, or by one of these a moment ago
         move_delivery(change, row, State.PENDING, reason="to be tried again, by hand", now=now)
         change.db.execute("UPDATE deliveries SET due_at = ?1, owed_since = ?1 WHERE id = ?2", (now, row["id"]))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from relayd.model import Priority
+from relayd.operations import Operations, Parts
 from relayd.spool import Spool, check, waiting
 from relayd.spool.change import Change
 from relayd.spool.upkeep import Room, evict
@@ -27,6 +28,10 @@ async def spool(tmp_path: Path) -> AsyncIterator[Spool]:
         assert adds_up(spool)
     report = check(settings.path)
     assert report.is_good, report.problems
+
+
+async def no_snapshot() -> Any:
+    raise AssertionError("nobody asked for the status")
 
 
 async def reasons(scene: Scene, item: Any) -> list[str]:
@@ -302,3 +307,26 @@ async def test_a_text_that_names_a_destination_waits_for_what_that_one_calls_the
     assert [one.delivery.waits_for for one in await scene.deliveries(press)] == [(), ("room.report_id",), ()]
     await answered(scene, report_id=7)
     assert [one.delivery.waits_for for one in await scene.deliveries(press)] == [(), (), ()]
+
+
+# --- what people are told
+
+
+async def test_a_retry_says_of_each_delivery_that_it_leaves_why(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(spool, monkeypatch)
+    operations = Operations(spool, Parts, no_snapshot)
+    press, photo = await scene.press(), await scene.photo()
+    await refused(scene)
+    (left,) = (await operations.retry([photo.id], None))["left"]
+    assert (left["item"], left["action"], left["state"]) == (photo.id, "image", "dead")
+    assert f"`relayd retry {press.id}` tries that again" in left["why"]
+    assert "comes back by itself" in (await operations.why(photo.id))["text"]
+    await scene.press()
+    result = await operations.retry([press.id, photo.id], None)
+    assert result["retried"] == 0
+    assert [one["item"] for one in result["left"]] == [press.id]
+    assert "was asked for again since then" in result["left"][0]["why"]
+    assert "tries again" not in (await operations.why(press.id))["text"]
+    await spool.drop([press.id], now=scene.now)
+    (left,) = (await operations.retry([press.id], None))["left"]
+    assert "a person dropped it" in left["why"]
