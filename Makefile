@@ -11,7 +11,10 @@ PYTEST ?=
 # make deb DEB_ARCH=arm64: for another machine than this one.
 DEB_ARCH ?=
 
-.PHONY: help demo test lint format types system deb deb-check bench storm lock clean venv venv-run
+# make soak MINUTES=60: how long the relay has to hold out.
+MINUTES ?= 10
+
+.PHONY: help demo test lint format types system deb deb-check bench storm soak lock clean venv venv-run
 
 help:                   ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -50,6 +53,10 @@ bench: venv             ## side-by-side measurements; fails where a design numbe
 storm: venv             ## the long storm: kills, lost answers, refusals; nothing lost, altered or doubled
 	@tools/need test
 	$(BIN)/pytest -m "not system" -p no:xdist tests/crash $(PYTEST)
+
+soak: venv              ## endurance, MINUTES=10: reloads, lost connections, 10,000 failures; nothing may grow
+	@tools/need test
+	$(BIN)/python -m tests.crash.soak --minutes $(MINUTES)
 
 lock: venv              ## pin the newest versions that pyproject.toml allows, with their hashes
 	@tools/lock
