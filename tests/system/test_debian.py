@@ -185,7 +185,7 @@ def test_a_bad_configuration_changes_nothing_and_is_named_with_file_and_line(run
 
     where = f"/etc/relayd/relayd.toml:{line}: destination.rapidsos.type"
     assert reload.returncode != 0, "the technician sees that it did not work"
-    assert "configuration refused" in running.show("StatusText")
+    running.wait(lambda: "configuration refused" in running.show("StatusText"), "systemctl status says it, too")
     assert error.startswith(where)
     assert where in running.journal()
     assert (main_pid(running), running.status()["config"]["sha256"]) == (before, good)
