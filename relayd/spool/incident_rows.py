@@ -28,7 +28,7 @@ def open_or_join(change: Change, opening: Opening, item: Item, now: float) -> In
         found = timekeeping.following(incident_from(row), row, stamp)
         over = timekeeping.why_over(found, row["boot"], now=now)
         if over is None:
-            return _join(change, incidents.joined(found, opening, now=now), stamp)
+            return _join(change, found, incidents.joined(found, opening, now=now), stamp)
         end(change, found, over, now=now)
     if _count_open(change, opening.rule) >= opening.most_open:
         return None
@@ -117,10 +117,12 @@ def covering(db: sqlite3.Connection, item: Item) -> list[Incident]:
     return [one for one in found if incidents.covers(one, item.source, item.captured_at, item.accepted_at)]
 
 
-def _join(change: Change, incident: Incident, stamp: Stamp) -> Incident:
+def _join(change: Change, before: Incident, incident: Incident, stamp: Stamp) -> Incident:
+    """What came before is looked through again only if it may have been too early, or of another source."""
+    has_grown = incident.starts_at < before.starts_at or incident.collect != before.collect
     change.db.execute(
         "UPDATE incidents SET collect = ?, opened_at = ?, starts_at = ?, ends_at = ?, boot = ?, clock_offset = ?,"
-        " has_claimed = 0 WHERE id = ?",
+        " has_claimed = has_claimed AND NOT ? WHERE id = ?",
         (
             to_json(incident.collect),
             incident.opened_at,
@@ -128,6 +130,7 @@ def _join(change: Change, incident: Incident, stamp: Stamp) -> Incident:
             incident.ends_at,
             stamp.boot,
             stamp.offset_seconds,
+            has_grown,
             incident.id,
         ),
     )

@@ -31,7 +31,8 @@ def follow(change: Change, stamp: Stamp) -> None:
     for row in rows:
         incident = following(incident_from(row), row, stamp)
         change.db.execute(
-            "UPDATE incidents SET opened_at = ?, starts_at = ?, ends_at = ?, clock_offset = ? WHERE id = ?",
+            "UPDATE incidents SET opened_at = ?, starts_at = ?, ends_at = ?, clock_offset = ?, has_claimed = 0"
+            " WHERE id = ?",
             (incident.opened_at, incident.starts_at, incident.ends_at, stamp.offset_seconds, incident.id),
         )
     noted = change.db.execute("SELECT value FROM notes WHERE key = ?", (ARRIVALS_NOTE,)).fetchone()
