@@ -152,6 +152,12 @@ async def watched(source: FolderSource) -> None:
     await until(lambda: source.view().state != "waiting", "opened")
 
 
+def known(source: FolderSource) -> int:
+    """How many files it knows already; none before its first look."""
+    pickup = None if source._visit is None else source._visit._pickup
+    return 0 if pickup is None else len(pickup.known)
+
+
 def drop(folder: Path, name: str | bytes, content: bytes = JPEG) -> Path:
     """Write a file the way a camera does."""
     path = folder / os.fsdecode(name)

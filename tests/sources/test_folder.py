@@ -12,7 +12,7 @@ import pytest
 
 from relayd.model import Capture
 from relayd.sources.folder import FolderSource
-from tests.sources.rig import CUT_JPEG, JPEG, Store, config_for, drop, running, until, watched
+from tests.sources.rig import CUT_JPEG, JPEG, Store, config_for, drop, known, running, until, watched
 
 MEDIA = Path(__file__).parent.parent / "media"
 
@@ -188,7 +188,7 @@ async def test_without_the_right_to_remove_nothing_is_taken_twice_and_the_fault_
     for _ in range(2):
         async with running(source, store.put):
             await until(lambda: "write permission" in source.view().reason)
-            await until(lambda: source._visit is not None and len(source._visit._pickup.known) == 1)  # type: ignore[union-attr]
+            await until(lambda: known(source) == 1)
     assert source.view().state == "fault"
     assert store.puts == 1
     folder.chmod(0o755)

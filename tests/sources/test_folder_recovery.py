@@ -15,7 +15,7 @@ from relayd.sources import folder as folder_module
 from relayd.sources.base import Known
 from relayd.sources.folder import FolderSource
 from relayd.sources.folder_watch import InotifyWatch, network_type
-from tests.sources.rig import JPEG, Store, config_for, drop, running, until, watched
+from tests.sources.rig import JPEG, Store, config_for, drop, known, running, until, watched
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 
@@ -158,7 +158,7 @@ async def test_a_mount_point_without_its_mount_makes_nothing_forgotten(folder: P
     source = FolderSource("cam", config_for(folder), store)
     async with running(source, store.put):
         await watched(source)
-        await until(lambda: source._visit is not None and len(source._visit._pickup.known) == 1)  # type: ignore[union-attr]
+        await until(lambda: known(source) == 1)
     assert store.rows == {b"on-the-stick.jpg": origin_elsewhere}
 
 
