@@ -44,6 +44,8 @@ Hook = Callable[[bool], Awaitable[None]]
 
 FIRST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 60.0
+OLD_SECONDS = 30.0
+"""How long after a connection was made messages from before it may still come."""
 LOOK_SECONDS = 60.0
 """How often a connection that holds is looked at."""
 
@@ -71,8 +73,8 @@ class Broker:
         self._outgoing = Outgoing(name, config)
         self._standing = Standing(name, config, client_id)
         self._hooks: list[Hook] = []
-        self._wire: Wire | None = None
-        self._welcome: Welcome | None = None
+        self._connection: tuple[Wire, Welcome] | None = None
+        self._is_served = False
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
 
@@ -111,7 +113,7 @@ class Broker:
     async def ask(self, subscription: Subscription, pattern: str) -> None:
         """Ask for one more filter, over the present connection alone: for those who take what the broker kept bit by
         bit, because it queues no more than so many messages at once. Raises Unavailable."""
-        wire, _ = self._connection()
+        wire, _ = self._there()
         self._routes.ask(subscription, pattern)
         try:
             await wire.ask_for(pattern, qos=subscription.qos, identifier=None, retain_handling=0)
@@ -141,14 +143,15 @@ class Broker:
 
         Raises Unavailable, TryAgain if the broker does not allow this topic, Rejected if it never takes such a message.
         """
-        wire, welcome = self._connection()
+        wire, welcome = self._there()
         return await self._outgoing.send(wire, welcome, topic, payload, qos=qos, retain=retain)
 
-    def _connection(self) -> tuple[Wire, Welcome]:
-        """Raises Unavailable while there is none."""
-        if self._wire is None or self._welcome is None:
+    def _there(self) -> tuple[Wire, Welcome]:
+        """The connection, as soon as the broker has taken it: what came over it at once can be answered. Raises
+        Unavailable."""
+        if self._connection is None:
             raise Unavailable(f"broker {self.name}: {self.view().reason}")
-        return self._wire, self._welcome
+        return self._connection
 
     def nudge(self) -> None:
         """The network may be back: do not wait for the end of the backoff."""
@@ -161,7 +164,17 @@ class Broker:
 
     @property
     def is_connected(self) -> bool:
-        return self._welcome is not None
+        """The connection is there, and everything is asked for."""
+        return self._is_served
+
+    @property
+    def may_bring_old(self) -> bool:
+        """Whether a message that comes now may have waited at the broker: it kept our session, and the connection is
+        so young that what waited may still be coming."""
+        if self._connection is None:
+            return True
+        _, welcome = self._connection
+        return welcome.is_session_present and self._standing.connected_seconds() < OLD_SECONDS
 
     @property
     def version(self) -> str:
@@ -225,7 +238,7 @@ class Broker:
         else:
             trouble = not_taken(lost[0]) if lost else trouble_of(wire.lost.result(), self.config)
         finally:
-            self._wire = self._welcome = None
+            self._connection, self._is_served = None, False
             inbox.close()
             await wire.leave()
         return trouble, inbox.taken > 0 or self._outgoing.answered > answered_before
@@ -235,10 +248,10 @@ class Broker:
         self._login.accepted()
         self._standing.connected()
         self._outgoing.allow(welcome)
-        self._wire = wire
+        self._connection = wire, welcome
         self._changed.clear()
         await self._grants.ask_for_everything(wire, welcome)
-        self._welcome = welcome
+        self._is_served = True
         self._standing.serves(self.version)
         hooks = [
             asyncio.create_task(self._call(hook, welcome), name=f"broker {self.name} hook") for hook in self._hooks

@@ -261,7 +261,7 @@ async def test_a_kill_lets_the_will_out_and_a_stop_does_not(mosquitto: Mosquitto
         async with running(broker_at(mosquitto.url, will=will)):
             pass
         async with running(broker_at(mosquitto.url, will=will)) as broken:
-            broken._wire.close()  # type: ignore[union-attr]
+            broken._connection[0].close()  # type: ignore[index]
             await until(lambda: seen, "the will is out")
         assert [json.loads(message.payload)["state"] for message in seen] == ["offline"]
 

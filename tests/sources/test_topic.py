@@ -243,10 +243,10 @@ async def test_connections_that_break_do_not_use_up_the_pace(mosquitto: Mosquitt
         for _ in range(3):
             await until(lambda: broker.is_connected, "connected")
             await asyncio.sleep(0.2)
-            wire = broker._wire
-            assert wire is not None
-            wire.close()
-            await until(lambda wire=wire: broker._wire is not wire, "broken")  # type: ignore[misc]
+            connection = broker._connection
+            assert connection is not None
+            connection[0].close()
+            await until(lambda before=connection: broker._connection is not before, "broken")  # type: ignore[misc]
         await until(lambda: spool.counters.items == 120, "all are taken at the configured pace", 12)
 
 
@@ -276,11 +276,11 @@ async def test_a_position_of_endless_digits_is_ignored_and_does_not_end_the_conn
     made = Taking(broker, spool)
     made.surroundings.whereabouts.follow(broker, "a/gps")
     async with made.run(), running(broker):
-        wire = broker._wire
+        connection = broker._connection
         await broker.publish("a/gps", b'{"latitude": ' + b"9" * 400 + b', "longitude": 1}')
         await broker.publish("a/b", b"")
         await until(lambda: len(made.items) == 2, "both are taken")
-        assert broker._wire is wire
+        assert broker._connection is connection
         assert made.surroundings.whereabouts.ignored == 1
 
 

@@ -159,7 +159,7 @@ async def test_the_will_comes_when_the_connection_breaks(peer: Peer) -> None:
     watcher.subscribe(["will/state"], collector(seen), name="test")
     will = Will(topic="will/state", payload=b"offline", retain=False)
     async with running(watcher), running(peer.client("dying", will)) as dying:
-        dying._wire.close()  # type: ignore[union-attr]
+        dying._connection[0].close()  # type: ignore[index]
         await until(lambda: seen, "the will is out")
         assert seen[0].payload == b"offline"
 
