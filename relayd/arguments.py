@@ -11,7 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from relayd import rendering
 from relayd.cage import TemplateError
-from relayd.errors import Rejected
+from relayd.errors import Rejected, WrongRequest
+from relayd.files import printable
 from relayd.model import Delivery, Device, Fields, Incident, Item
 from relayd.templates import is_template
 
@@ -34,12 +35,23 @@ def arguments_of(
     except TemplateError as error:
         raise Rejected(f"rule {delivery.rule!r}: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise Rejected(f"rule {delivery.rule!r}: argument {key}: {first['msg']}") from error
+        raise Rejected(f"rule {delivery.rule!r}: argument {_first_fault(error)}") from error
+
+
+def check_arguments(model: type[BaseModel], arguments: Fields) -> None:
+    """Of somebody who is there to be told. Raises WrongRequest."""
+    try:
+        model.model_validate(dict(arguments))
+    except ValidationError as error:
+        raise WrongRequest(printable(_first_fault(error))[:200]) from None
 
 
 def with_defaults(model: type[BaseModel], written: Fields) -> Fields:
     """The arguments as written, and the defaults that are templates themselves, which are filled in like them."""
     named = {field.alias or name: field.default for name, field in model.model_fields.items()}
     return {key: text for key, text in named.items() if isinstance(text, str) and is_template(text)} | dict(written)
+
+
+def _first_fault(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

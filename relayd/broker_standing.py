@@ -49,6 +49,10 @@ class Standing:
         """The broker has taken the connection."""
         self._connected_at = clock.monotonic()
 
+    def connected_seconds(self) -> float:
+        """How long ago that was."""
+        return clock.monotonic() - self._connected_at
+
     def serves(self, version: str) -> None:
         """Everything is asked for: it may be used from now on."""
         log.info("broker %s: connected, MQTT %s", self._name, version)
@@ -69,7 +73,7 @@ class Standing:
 
     def view(self, *, is_connected: bool, refused: Mapping[str, str]) -> BrokerView:
         """`refused` is what the present connection does not get."""
-        if self._short_lived >= MANY_SHORT and clock.monotonic() - self._connected_at < STEADY_SECONDS:
+        if self._short_lived >= MANY_SHORT and self.connected_seconds() < STEADY_SECONDS:
             return BrokerView(state="fault", reason=self._suspicion)
         if not is_connected:
             return BrokerView(state="fault" if self._trouble.is_fault else "waiting", reason=self._trouble.in_full)

@@ -19,8 +19,9 @@ from relayd import clock
 from relayd.clock import rfc3339
 from relayd.errors import RelaydError, SpoolError, WrongRequest
 from relayd.files import printable
+from relayd.model import Priority
 from relayd.operations import Operations
-from relayd.reports import MODELS, Command
+from relayd.reports import MODELS, CameraCommand, Command
 from relayd.spool import Correspondence
 
 log = logging.getLogger("relayd.commands")
@@ -55,8 +56,9 @@ class CommandDesk:
         self._gone = 0
         self._logged_at = -LOG_EVERY_SECONDS
 
-    async def answer(self, name: str, payload: bytes) -> Answer | None:
-        """Do it, unless it was done before. None: there is nobody to answer to, or too much comes."""
+    async def answer(self, name: str, payload: bytes, *, may_be_old: bool = False) -> Answer | None:
+        """Do it, unless it was done before. None: there is nobody to answer to, or too much comes. `may_be_old`: it may
+        have waited at the broker."""
         if not self._has_room():
             self.let_go(name, "they come too fast")
             return None
@@ -70,7 +72,8 @@ class CommandDesk:
             self.let_go(name, "without an id that could be answered to")
             return None
         async with self._turn:
-            return Answer(command_id, {"id": command_id, **await self._outcome(name, command_id, request)})
+            outcome = await self._outcome(name, command_id, request, may_be_old=may_be_old)
+            return Answer(command_id, {"id": command_id, **outcome})
 
     def let_go(self, name: str, why: str) -> None:
         """Count it, and say so in the log now and then, however many come."""
@@ -85,7 +88,7 @@ class CommandDesk:
             )
             self._gone = 0
 
-    async def _outcome(self, name: str, command_id: str, request: Document) -> Document:
+    async def _outcome(self, name: str, command_id: str, request: Document, *, may_be_old: bool) -> Document:
         try:
             command = self._checked(name, request)
             before = await self._memory.begin_command(command_id, name, now=clock.now())
@@ -97,7 +100,7 @@ class CommandDesk:
             if before.name != name:
                 return _not_done(f"this id was used before, for the command {before.name}: each needs an id of its own")
             return dict(before.answer) if before.answer is not None else _cut(before.at)
-        outcome = await self._carry_out(name, command)
+        outcome = await self._carry_out(name, command, may_be_old=may_be_old)
         log.info("command %s (%s) from the fleet: %s", name, command_id, "done" if outcome["ok"] else outcome["error"])
         try:
             await self._memory.finish_command(
@@ -121,8 +124,10 @@ class CommandDesk:
             place = ".".join(printable(str(part))[:80] for part in first["loc"])
             raise WrongRequest(f"{place}: {first['msg']}") from None
 
-    async def _carry_out(self, name: str, command: Command) -> Document:
+    async def _carry_out(self, name: str, command: Command, *, may_be_old: bool) -> Document:
         try:
+            if isinstance(command, CameraCommand):
+                return {"ok": True, "result": await self._ask_camera(name, command, may_be_old=may_be_old)}
             return {"ok": True, "result": await self._run(name, command)}
         except RelaydError as error:
             return _not_done(str(error))
@@ -141,6 +146,16 @@ class CommandDesk:
                 return await operations.retry(asked["items"], asked["destination"])
             case _:
                 return await operations.status()
+
+    async def _ask_camera(self, name: str, command: CameraCommand, *, may_be_old: bool) -> Document:
+        if may_be_old and command.asked_at is None:
+            raise WrongRequest(
+                f"this {name} may have waited at the broker and is never done late: ask again under a new id, or say"
+                " asked_at, the time at which it is asked for"
+            )
+        priority = Priority[command.priority.upper()]
+        hand_over = self._operations.handover.command
+        return await hand_over(name, command.destination, command.camera, command.arguments, priority)
 
     def _has_room(self) -> bool:
         now = clock.monotonic()

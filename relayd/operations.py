@@ -1,4 +1,4 @@
-"""What a person may do to the queue: look, ask why, retry, drop, pause, resume, send.
+"""What a person may do to the queue: look, ask why, retry, drop, pause, resume, hand over.
 
 Promises: the control socket, the web page and fleet commands all come through here, so each means the same everywhere.
 Results are JSON documents; what cannot be done is a RelaydError in words.
@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
-from relayd import clock, listing, mediatype, status
+from relayd import clock, listing, status
 from relayd.broker import Broker, BrokerView
 from relayd.destinations.base import Destination
 from relayd.diagnosis import Views
-from relayd.errors import UnknownItem, UnknownName, WrongRequest
+from relayd.errors import UnknownItem, UnknownName
 from relayd.files import printable
-from relayd.model import Capture, DestinationView, Fields, Kind, OpenFile, Order, Priority
+from relayd.handover import HandOver
+from relayd.model import DestinationView
 from relayd.sources.base import Source
 from relayd.spool import ItemDetail, Spool
 
 log = logging.getLogger("relayd.operations")
-
-BY_HAND = "hand"
-"""The source of items that a person handed over with `relayd send`."""
 
 LIST_LIMIT = 1000
 """The most items that one page of a list holds."""
@@ -91,6 +88,8 @@ class Operations:
         self._spool = spool
         self._parts = parts
         self._snapshot = snapshot
+        self.handover = HandOver(spool, lambda: parts().destinations)
+        """What a person, or the fleet, hands over."""
 
     # --- looking
 
@@ -224,43 +223,6 @@ class Operations:
         log.info("to be tried now: %s", ", ".join(names))
         return {"flushed": names}
 
-    def stage(self) -> AbstractContextManager[BinaryIO]:
-        """A new file inside the spool for `send` to be written into; it is gone when the context ends."""
-        return self._spool.stage()
-
-    async def send(
-        self,
-        file: OpenFile,
-        name: str,
-        destination: str,
-        action: str | None,
-        arguments: Fields,
-        priority: Priority,
-    ) -> dict[str, Any]:
-        """Take a file that a person hands over, and deliver it: `{"id": ID}`. Raises WrongRequest, SpoolFull."""
-        order = Order(
-            destination=destination,
-            action=self._action(destination, action),
-            priority=priority,
-            rule="by hand",
-            arguments=arguments,
-        )
-        damage = mediatype.damage(file.descriptor, mediatype.content_type(mediatype.read_head(file.descriptor), name))
-        if damage is not None:
-            raise WrongRequest(f"{printable(name)}: {damage}")
-        capture = Capture(
-            source=BY_HAND,
-            name=name,
-            kind=Kind.MEDIA,
-            content_type=mediatype.content_type(mediatype.read_head(file.descriptor), name),
-            captured_at=file.origin.mtime_ns / 1e9,
-            file=file,
-        )
-        item = await self._spool.put(capture, (order,), now=clock.now())
-        self._spool.forget(BY_HAND, [file.origin.path])
-        log.info("%s (%s) handed over for %s", item.id, printable(name), destination)
-        return {"id": item.id}
-
     # --- finding
 
     async def _detail(self, item_id: str) -> ItemDetail:
@@ -292,18 +254,3 @@ class Operations:
             known = ", ".join(sorted(workers)) or "none"
             raise UnknownName(f"no destination {printable(name)}; there are: {known}")
         return [name]
-
-    def _action(self, destination: str, action: str | None) -> str:
-        self._named(destination)
-        actions = self._parts().destinations[destination].actions
-        if action is None:
-            if len(actions) == 1:
-                return next(iter(actions))
-            raise WrongRequest(f"{destination} has several actions, name one: {_listed(actions)}")
-        if action not in actions:
-            raise WrongRequest(f"{destination} has no action {printable(action)}; there are: {_listed(actions)}")
-        return action
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names))

@@ -54,8 +54,8 @@ class FleetConfig(Section):
     """Everything is below TOPIC/DEVICE-ID/."""
     health_every: Duration = written("60s", ge=1)
     """How often the status snapshot is published, besides on every change."""
-    commands: tuple[Literal["status", "pause", "resume", "retry", "flush"], ...] = ("status",)
-    """What may be asked remotely."""
+    commands: tuple[Literal["status", "pause", "resume", "retry", "flush", "ptz", "reboot"], ...] = ("status",)
+    """What may be asked remotely, of status, pause, resume, retry, flush, and of cameras ptz and reboot."""
     home_assistant: bool = False
     """Show the health figures in Home Assistant, by its MQTT discovery."""
     home_assistant_prefix: Annotated[str, Field(min_length=1, max_length=256)] = "homeassistant"
@@ -173,13 +173,14 @@ class Reporter:
         if message.is_retained or len(self._asked) >= MOST_COMMANDS_WAITING:
             self._desk.let_go(name, "it is retained" if message.is_retained else "too many wait")
             return
-        task = asyncio.get_running_loop().create_task(self._answer(name, message.payload), name="fleet command")
+        answering = self._answer(name, message.payload, may_be_old=self._broker.may_bring_old)
+        task = asyncio.get_running_loop().create_task(answering, name="fleet command")
         self._asked.add(task)
         task.add_done_callback(self._asked.discard)
         await asyncio.shield(task)
 
-    async def _answer(self, name: str, payload: bytes) -> None:
-        answer = await self._desk.answer(name, payload)
+    async def _answer(self, name: str, payload: bytes, *, may_be_old: bool) -> None:
+        answer = await self._desk.answer(name, payload, may_be_old=may_be_old)
         if answer is None:
             return
         try:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
-COMMANDS = ("status", "pause", "resume", "retry", "flush")
+COMMANDS = ("status", "pause", "resume", "retry", "flush", "ptz", "reboot")
 MOST_ITEMS = 1_000
 
 
@@ -214,12 +214,38 @@ class RetryCommand(Command):
     """Only deliveries to this one; absent: to any."""
 
 
+class CameraCommand(Command):
+    """`ptz`, `reboot`: an action of a destination with one of its cameras, through the queue. What else is named is an
+    argument of that action. Nothing of this is done late."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, str | int | float | bool | None]
+
+    camera: Annotated[str, Field(min_length=1, max_length=256, validation_alias=AliasChoices("camera", "name"))]
+    """Its name in the configuration, or its stream's name. `name` is understood too."""
+    destination: Name | None = None
+    """Which destination does it; absent: the only one that can."""
+    priority: Literal["emergency", "high"] = "high"
+    """How urgent it is."""
+    asked_at: Annotated[str | None, Field(max_length=64)] = None
+    """When it was asked for, RFC 3339 with its zone: it is dropped if that is longer ago than the destination's
+    `command_max_age`. Absent: now, so one that may have waited at the broker is refused."""
+
+    @property
+    def arguments(self) -> dict[str, JsonValue]:
+        """Of the action, besides the camera."""
+        asked_at = {} if self.asked_at is None else {"asked_at": self.asked_at}
+        return {**self.__pydantic_extra__, **asked_at}
+
+
 MODELS: Mapping[str, type[Command]] = {
     "status": StatusCommand,
     "pause": OneOrAllCommand,
     "resume": OneOrAllCommand,
     "flush": OneOrAllCommand,
     "retry": RetryCommand,
+    "ptz": CameraCommand,
+    "reboot": CameraCommand,
 }
 """Command → what may be asked with it."""
 
@@ -255,7 +281,7 @@ def event_schema() -> dict[str, Any]:
 
 def command_schema() -> dict[str, Any]:
     """Of the payload; its command is the last level of the topic."""
-    return _titled("command", RetryCommand | OneOrAllCommand | StatusCommand)
+    return _titled("command", RetryCommand | OneOrAllCommand | StatusCommand | CameraCommand)
 
 
 def response_schema() -> dict[str, Any]:

@@ -20,6 +20,7 @@ from relayd.destinations.watcher_cameras import Cameras
 from relayd.destinations.watcher_models import (
     CameraArguments,
     CameraConfig,
+    CommandArguments,
     MessageArguments,
     PtzArguments,
     RebootArguments,
@@ -61,11 +62,12 @@ class Watcher(Destination):
             case "message":
                 return await self._message(attempt)
             case "ptz":
-                wish = PtzArguments.model_validate(dict(attempt.arguments)).model_dump(by_alias=True)
-                return await self._command(attempt, str(wish.pop("name")), "ptz", wish, "can_use_ptz")
+                move = PtzArguments.model_validate(dict(attempt.arguments))
+                body = move.model_dump(by_alias=True, exclude=set(CommandArguments.model_fields))
+                return await self._command(attempt, move, "ptz", body, "can_use_ptz")
             case _:
-                name = RebootArguments.model_validate(dict(attempt.arguments)).name
-                return await self._command(attempt, name, "reboot", None, "can_use_actions")
+                reboot = RebootArguments.model_validate(dict(attempt.arguments))
+                return await self._command(attempt, reboot, "reboot", None, "can_use_actions")
 
     async def upkeep(self) -> None:
         await self._cameras.run()
@@ -112,10 +114,12 @@ class Watcher(Destination):
             raise TryAgain("the answer to the message names no message")
         return {"message_id": message}
 
-    async def _command(self, attempt: Attempt, camera: str, what: str, body: Document | None, right: str) -> Receipt:
+    async def _command(
+        self, attempt: Attempt, wish: CommandArguments, what: str, body: Document | None, right: str
+    ) -> Receipt:
         """One command, within its time or not at all."""
-        left_seconds = self._left_seconds(attempt)
-        stream = await self._cameras.stream_of(camera)
+        left_seconds = self._left_seconds(attempt, wish)
+        stream = await self._cameras.stream_of(wish.name)
         if (attempt.recall("sending") or {}).get("is_open"):
             raise Rejected(f"relayd ended while it sent this {what}: it may have been done, and is not sent again")
         await attempt.note("sending", {"is_open": True})
@@ -141,13 +145,17 @@ class Watcher(Destination):
             raise
         return _receipt(f"the server took {what} of stream {stream}", stream_name=stream)
 
-    def _left_seconds(self, attempt: Attempt) -> float:
-        """How long it is still worth anything. Raises TooLate, also where the clock was set back since."""
-        age, limit = clock.now() - attempt.item.accepted_at, self._config.command_max_age
+    def _left_seconds(self, attempt: Attempt, wish: CommandArguments) -> float:
+        """How long it is still worth anything. Raises TooLate, also where the clock was set back since, or does not
+        agree with that of who asked."""
+        now, limit = clock.now(), self._config.command_max_age
+        asked_at = attempt.item.accepted_at if wish.asked_at is None else wish.asked_at.timestamp()
+        age = max(now - asked_at, now - attempt.item.accepted_at, key=abs)
         if abs(age) >= limit:
+            by = "" if age > 0 else " by a clock that disagrees with ours"
             raise TooLate(
-                f"this {attempt.delivery.action} is {abs(age):.0f} s old, more than command_max_age, {limit:g} s: it"
-                " was dropped, commands are never replayed late"
+                f"this {attempt.delivery.action} is {abs(age):.0f} s old{by}, more than command_max_age, {limit:g} s:"
+                " it was dropped, commands are never replayed late"
             )
         return limit - max(age, 0.0)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AwareDatetime, Field, model_validator
 
 from relayd.destinations.base import DestinationConfig
 from relayd.fields import Duration, Section, written
@@ -112,11 +112,19 @@ class MessageArguments(Section):
     """Whether it is shown on the dashboard."""
 
 
-class PtzArguments(Section):
-    """`ptz`: move a camera until the next command; all speeds 0 stop it."""
+class CommandArguments(Section):
+    """What every command to a camera has."""
 
     name: Annotated[str, Field(min_length=1, examples=["gate-3"])]
     """The camera: its name here, or its stream's name."""
+    asked_at: Annotated[AwareDatetime | None, Field(examples=["{{ payload.at }}"])] = None
+    """When it was asked for (RFC 3339), by a clock that agrees with this one: `command_max_age` counts from there.
+    Absent: when relayd took it."""
+
+
+class PtzArguments(CommandArguments):
+    """`ptz`: move a camera until the next command; all speeds 0 stop it."""
+
     command: Literal["move_continuous"] = "move_continuous"
     """What to do."""
     up: Speed = 0
@@ -133,8 +141,5 @@ class PtzArguments(Section):
     """Speed of zooming out."""
 
 
-class RebootArguments(Section):
+class RebootArguments(CommandArguments):
     """`reboot`: restart a camera."""
-
-    name: Annotated[str, Field(min_length=1, examples=["gate-3"])]
-    """The camera: its name here, or its stream's name."""

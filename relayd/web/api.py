@@ -156,7 +156,7 @@ class Handlers:
         """The body goes to a file inside the spool, and from there the way of every other item."""
         wanted = asked.by_query(asked.SendAsked, request.rel_url.raw_query_string)
         name = text_of(os.fsencode(wanted.name))
-        with self._operations.stage() as staged:
+        with self._operations.handover.stage() as staged:
             _look_for_room(request, staged)
             await _receive(request, staged)
             if wanted.modified_ns is not None:
@@ -164,7 +164,7 @@ class Handlers:
             # A path of its own, since the same file may be handed over twice: to two places, or once more.
             origin = origin_of(f"{uuid.uuid4().hex}/{name}".encode(), os.fstat(staged.fileno()))
             file = OpenFile(descriptor=staged.fileno(), origin=origin, is_finished=True)
-            result = await self._operations.send(
+            result = await self._operations.handover.send(
                 file, name, wanted.to, wanted.action, wanted.fields(), wanted.urgency()
             )
         return _answer(result)

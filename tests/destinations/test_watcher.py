@@ -234,6 +234,21 @@ async def test_a_command_that_is_too_old_is_expired_without_a_word_to_the_server
     assert not sandbox.log
 
 
+@pytest.mark.parametrize("action", ["ptz", "reboot"])
+async def test_a_command_is_as_old_as_it_says_and_one_from_the_future_is_too_old(tmp_path: Path, action: str) -> None:
+    async with played(tmp_path, {"command_max_age": "60s"}) as (sandbox, relay):
+        name = with_stream(sandbox)
+        for age, by in ((61, "61 s old, more"), (-3600, "s old by a clock that disagrees with ours, more")):
+            outcome = await tried(relay, action, name=name, asked_at=clock.rfc3339(clock.now() - age))
+            assert isinstance(outcome, TooLate)
+            assert by in str(outcome)
+        assert sandbox.count(action) == 0
+        for age in (20, -20):
+            outcome = await tried(relay, action, name=name, asked_at=clock.rfc3339(clock.now() - age))
+            assert isinstance(outcome, Receipt)
+        assert len(sandbox.watcher.streams[name].commands) == 2
+
+
 @pytest.mark.parametrize("fault", ["lose", "mute", "truncate", "status 500", "status 502", "hang", "garbage"])
 @pytest.mark.parametrize("action", ["ptz", "reboot"])
 async def test_a_command_whose_answer_is_lost_is_not_sent_again(tmp_path: Path, action: str, fault: str) -> None:

@@ -56,7 +56,8 @@ def test_pause_resume_flush_and_retry_do_what_the_command_line_does(relay: Rig, 
 
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
-    ("reboot", {}, "there is no command reboot; there are: flush, pause, resume, retry, status"),
+    ("dance", {}, "there is no command dance; there are: flush, pause, ptz, reboot, resume, retry, status"),
+    ("reboot", {"camera": "gate-3"}, "the command reboot is not allowed here"),
     ("pause", {"destination": "nowhere"}, "no destination nowhere; there are: rapidsos"),
     ("pause", {"destination": 7}, "destination: Input should be a valid string"),
     ("pause", {"for": "1h"}, "for: Extra inputs are not permitted"),
@@ -228,8 +229,21 @@ def test_an_id_is_one_plain_level_of_a_topic_or_none(text: str) -> None:
 
 def test_the_schema_of_commands_takes_what_is_taken_and_refuses_what_is_refused() -> None:
     schema = command_schema()
-    for good in ({"id": "a"}, {"id": "a", "destination": "x"}, {"id": "a", "items": ["x"], "destination": None}):
+    camera = {"id": "a", "camera": "gate-3"}
+    for good in (
+        {"id": "a"},
+        {"id": "a", "destination": "x"},
+        {"id": "a", "items": ["x"], "destination": None},
+        {**camera, "up": 50, "in": 20, "priority": "emergency", "asked_at": "2026-11-25T12:00:00Z"},
+    ):
         jsonschema.validate(good, schema)
-    for bad in ({}, {"id": "a/b"}, {"id": "a", "for": 1}, {"id": "a", "items": []}):
+    for bad in (
+        {},
+        {"id": "a/b"},
+        {"id": "a", "for": 1},
+        {"id": "a", "items": []},
+        {**camera, "priority": "normal"},
+        {**camera, "up": [50]},
+    ):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(bad, schema)
