@@ -252,6 +252,40 @@ async def test_the_session_is_kept_across_a_restart_of_both(mosquitto: Mosquitto
         assert sessions == [True]
 
 
+async def test_what_waited_at_the_broker_can_be_answered_before_everything_is_asked_for_and_is_known_to_be_old(
+    mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(broker_at(mosquitto.url)) as broker:
+        broker.subscribe(["ask"], collector([]), name="test")
+        broker.renew()
+        await until(lambda: broker._grants._asked, "asked for")
+        assert not broker.may_bring_old, "nothing waits for who was never there"
+    answers: list[Any] = []
+    async with running(broker_at(mosquitto.url, "other")) as other:
+        other.subscribe(["answer"], collector(answers), name="test")
+        other.renew()
+        await other.publish("ask", b"?")
+        again, old = broker_at(mosquitto.url), list[bool]()
+        ask_for_everything = again._grants.ask_for_everything
+
+        async def answer(message: Message) -> None:
+            old.append(again.may_bring_old)
+            await again.publish("answer", b"!")
+
+        async def late(*connection: Any) -> None:
+            await until(lambda: old, "the question is there before")
+            await until(lambda: answers, "the answer has arrived")
+            await ask_for_everything(*connection)
+
+        monkeypatch.setattr(again._grants, "ask_for_everything", late)
+        again.subscribe(["ask"], answer, name="test")
+        async with running(again):
+            assert (old, [each.payload for each in answers]) == ([True], [b"!"])
+            assert again.may_bring_old
+            monkeypatch.setattr("relayd.broker.OLD_SECONDS", 0.0)
+            assert not again.may_bring_old
+
+
 async def test_a_kill_lets_the_will_out_and_a_stop_does_not(mosquitto: Mosquitto) -> None:
     seen: list[Any] = []
     watcher = broker_at(mosquitto.url, "watcher")
