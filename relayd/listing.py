@@ -175,7 +175,7 @@ def _sentences(detail: ItemDetail, view_of: ViewOf, now: float) -> Iterator[str]
         yield "No rule wanted it, so it is kept for a while in case an incident claims it."
     if detail.trouble:
         said = "; ".join(map(printable, detail.trouble))
-        yield f"When it came, not every condition could be answered, and such a rule counts as not matched: {said}."
+        yield f"When it came, its rules could not do all that they say: {said}."
     if detail.reason:
         yield f"{_capital(detail.reason)}."
     for one in detail.deliveries:

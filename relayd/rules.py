@@ -71,7 +71,7 @@ class _Rule:
         except TemplateError as error:
             if seen["incident"] is None and mentions(self.when, "incident", is_condition=True):
                 return Verdict(rule=self.name, is_match=False, reason=f"`{self.when}`: it belongs to no incident")
-            reason = f"its condition `{self.when}` cannot be answered: {error}"
+            reason = f"its condition `{self.when}` cannot be answered and counts as not matched: {error}"
             return Verdict(rule=self.name, is_match=False, reason=reason, is_trouble=True)
         return Verdict(rule=self.name, is_match=holds, reason=f"`{self.when}` {'holds' if holds else 'does not hold'}")
 

@@ -57,7 +57,7 @@ def _queue(found: list[Mapping[str, Any]], now: float) -> Table:
 
 def _trouble(item: Mapping[str, Any]) -> Iterator[str]:
     if item.get("trouble"):
-        yield "a condition could not be answered (see `relayd items show`)"
+        yield "its rules could not do all that they say (see `relayd items show`)"
 
 
 def _short(deliveries: list[Mapping[str, Any]]) -> Iterator[str]:
@@ -106,7 +106,7 @@ def _rest(item: Document) -> Iterator[Block]:
     if item["reason"]:
         yield Line(escaped(item["reason"]), state=item["state"])
     for sentence in item.get("trouble", ()):
-        yield Line(f"did not match: {escaped(sentence)}", state="fault")
+        yield Line(f"trouble: {escaped(sentence)}", state="fault")
     if not item["content_kept"] and item["state"] != "delivered":
         yield Line("its content is no longer kept")
     if not item["deliveries"]:

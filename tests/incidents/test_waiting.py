@@ -273,6 +273,8 @@ async def test_more_keys_than_a_rule_may_have_open_are_reported_outside_of_an_in
     detail = await spool.item(presses[4].id)
     assert detail is not None
     assert "3 of it are open already (most_open)" in detail.trouble[0]
+    operations = Operations(spool, Parts, no_snapshot)
+    assert "could not do all that they say: rule 'panic'" in (await operations.why(presses[4].id))["text"]
     joined = await scene.press("1")
     assert await scene.actions(joined) == []
 

@@ -99,7 +99,10 @@ def test_a_condition_that_fails_is_visible_and_stops_neither_the_item_nor_the_ot
     ).decide(message(b'{"velocity": 3}'), DEVICE)
     assert decision.matched == ("fine",)
     assert decision.trouble == (
-        "rule 'broken': its condition `payload.speed > 100` cannot be answered: there is no field \"speed\"",
+        (
+            "rule 'broken': its condition `payload.speed > 100` cannot be answered and counts as not matched:"
+            ' there is no field "speed"'
+        ),
     )
 
 
@@ -203,6 +206,9 @@ def test_explain_says_for_each_rule_why() -> None:
         (
             False,
             True,
-            'its condition `payload.x` cannot be answered: there is no field "x": the value before it is empty',
+            (
+                "its condition `payload.x` cannot be answered and counts as not matched:"
+                ' there is no field "x": the value before it is empty'
+            ),
         ),
     ]
