@@ -161,7 +161,7 @@ async def test_a_full_disk_refuses_the_upload_and_takes_nothing(
         with Path("/dev/full").open("r+b", buffering=0) as stream:
             yield cast(BinaryIO, stream)
 
-    monkeypatch.setattr(served.operations, "stage", full)
+    monkeypatch.setattr(served.operations.handover, "stage", full)
     monkeypatch.setattr(api, "LEFT_ALONE_BYTES", -(2**40))
     async with serving(served), caller(served.socket) as session:
         code, document = await asked(session, "POST", SEND, data=io.BytesIO(JPEG))
@@ -193,7 +193,7 @@ async def test_a_disk_that_writes_less_than_asked_still_gets_the_whole_file(
             yield cast(BinaryIO, stream)
         path.unlink()
 
-    monkeypatch.setattr(served.operations, "stage", stage)
+    monkeypatch.setattr(served.operations.handover, "stage", stage)
     async with serving(served), caller(served.socket) as session:
         code, document = await asked(session, "POST", SEND, data=io.BytesIO(JPEG))
     assert code == 200, document
