@@ -17,6 +17,7 @@ import termios
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import MQTTErrorCode
@@ -26,6 +27,8 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from relayd import clock
 from relayd.broker_packets import Malformed, Message, length_of, publish_of
+from relayd.broker_valve import Valve
+from relayd.trips import Trips
 
 BLOCK_BYTES = 64 * 1024
 _PUBACK, _PUBREC = 0x40, 0x50
@@ -51,6 +54,9 @@ class PatientPaho(mqtt.Client):
         self._to_skip = 0
         self._probes: deque[bool] = deque()
         self._bytes_written = 0
+        self._refused = 0
+        self._trips = Trips()
+        self.valve = Valve(self.bytes_gone, self._trip_seconds)
         self.is_paused = False
         self.tls_error: str | None = None
 
@@ -192,9 +198,21 @@ class PatientPaho(mqtt.Client):
         return sock
 
     def _sock_send(self, buf: bytes | bytearray) -> int:
-        written = super()._sock_send(buf)
+        allowed = max(self.valve.take(len(buf)), self._refused)  # TLS takes no shorter piece after a refusal
+        if not allowed:
+            raise BlockingIOError
+        try:
+            written = super()._sock_send(buf if allowed >= len(buf) else bytes(buf[:allowed]))
+        except BlockingIOError:
+            self._refused = allowed
+            raise
+        self._refused = 0
         self._bytes_written += written
+        self.valve.wrote(written)
         return written
+
+    def _trip_seconds(self) -> float:
+        return 0.0 if self._sock is None else self._trips.seconds(cast(socket.socket, self._sock))
 
     def bytes_given(self) -> int:
         """How much there is to write over this connection, from its beginning to now."""

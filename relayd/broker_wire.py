@@ -55,6 +55,8 @@ class Wire(aiomqtt.Client):
         self._client.__class__ = PatientPaho
         self._paho = cast(PatientPaho, self._client)
         self._paho.attach(events, settings.max_packet_bytes)
+        self._valve = self._paho.valve
+        self._valve.opened = self._write_on
         self._paho.connect_timeout = settings.timeout_seconds
         self._paho.suppress_exceptions = False
         self.lost: asyncio.Future[ConnectionLost] = self._loop.create_future()
@@ -101,6 +103,7 @@ class Wire(aiomqtt.Client):
             self._paho.abandon()
 
     def _end(self, reason: ConnectionLost) -> None:
+        self._valve.close()
         if not self.lost.done():
             self.lost.set_result(reason)
         if not self._welcome.done():
@@ -174,12 +177,13 @@ class Wire(aiomqtt.Client):
 
     async def send(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> int:
         """Publish; the reason code of the broker's answer (0 for QoS 0). Raises ConnectionLost, TimeoutError."""
-        info = self._paho.publish(topic, payload, qos, retain)
-        if qos == 0:
-            if info.rc:
-                raise ConnectionLost("not connected")
-            return 0
-        return (await self._answer(info.rc, info.mid))[0]
+        with self._valve.sending():
+            info = self._paho.publish(topic, payload, qos, retain)
+            if qos == 0:
+                if info.rc:
+                    raise ConnectionLost("not connected")
+                return 0
+            return (await self._answer(info.rc, info.mid))[0]
 
     async def _answer(self, rc: int, mid: int | None) -> list[int]:
         """While the question is still on its way, however slowly, the answer is waited for: giving up would only send
@@ -192,7 +196,7 @@ class Wire(aiomqtt.Client):
             end, gone = self._paho.bytes_given(), -1
             while not answer.done():
                 before, gone = gone, self._paho.bytes_gone()
-                if gone == before or before >= end:
+                if (gone == before and not self._valve.is_shut) or before >= end:
                     raise TimeoutError
                 await asyncio.wait([answer], timeout=self._settings.timeout_seconds)
             return answer.result()
@@ -259,11 +263,21 @@ class Wire(aiomqtt.Client):
         if self._is_current(sock):
             self._loop.add_writer(sock.fileno(), self._write)
 
+    def _write_on(self) -> None:
+        """The valve has opened."""
+        sock = self._socket()
+        if sock is not None and self._paho.want_write():
+            self._loop.add_writer(sock.fileno(), self._write)
+
     def _on_socket_unregister_write(self, client: Any, userdata: Any, sock: Any) -> None:
         if sock.fileno() > -1:
             self._loop.remove_writer(sock.fileno())
 
     def _write(self) -> None:
+        sock = self._socket()
+        if self._valve.is_shut and sock is not None:
+            self._loop.remove_writer(sock.fileno())
+            return
         try:
             self._paho.loop_write()
         except Exception as error:  # noqa: BLE001 - as for reading

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import socket
-import struct
 import sys
 import termios
 from collections.abc import AsyncIterator, Iterable
@@ -20,13 +18,11 @@ from typing import Protocol
 from relayd.errors import DeliveryError, TryAgain
 from relayd.httpconfig import HttpConfig
 from relayd.traffic import Lane, Pace, lane
+from relayd.trips import Trips
 
 LOOK_EVERY_SECONDS = 1.0
 RESEND_LIMIT_BYTES = 4 * 1024 * 1024
 """A request that has handed over more than this was not stopped by a connection that was dead before."""
-LONGEST_TRIP_SECONDS = 1.0
-"""More than by way of a satellite; what takes longer waits in a queue."""
-MOST_TRIPS = 64
 YIELD_EVERY_CHUNKS = 16
 """A sink that is faster than we are never makes us wait, so the loop gets its turn this often (1 MiB)."""
 
@@ -40,28 +36,6 @@ class Body(Protocol):
     length: int
 
     def chunks(self) -> Iterable[bytes]: ...
-
-
-class Trips:
-    """How long it takes there and back while nothing is queued on the way: the quickest ever seen, by way (own address
-    and the other one), so that another uplink is another way."""
-
-    def __init__(self) -> None:
-        self._quickest: dict[tuple[str, str], float] = {}
-
-    def seconds(self, connection: socket.socket) -> float:
-        """By this connection, as the kernel counts it."""
-        way = str(connection.getsockname()[0]), str(connection.getpeername()[0])
-        known = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _MIN_RTT_AT + 4)
-        seen = struct.unpack_from("=I", known, _MIN_RTT_AT)[0] / 1e6 if len(known) >= _MIN_RTT_AT + 4 else 0.0
-        if way not in self._quickest and len(self._quickest) >= MOST_TRIPS:
-            self._quickest.clear()
-        self._quickest[way] = min(seen, self._quickest.get(way, seen))
-        return min(self._quickest[way], LONGEST_TRIP_SECONDS)
-
-
-_MIN_RTT_AT = 148
-"""Where struct tcp_info has tcpi_min_rtt, microseconds (Linux 4.6)."""
 
 
 class Flow:
@@ -145,10 +119,7 @@ class Flow:
         """How long it takes there and back while nothing is queued on the way."""
         if self._transport is None or self._transport.is_closing():
             return 0.0
-        try:
-            return self._trips.seconds(self._transport.get_extra_info("socket"))
-        except (OSError, ValueError):
-            return 0.0  # closed meanwhile
+        return self._trips.seconds(self._transport.get_extra_info("socket"))
 
     def _buffered(self) -> int:
         """Bytes that wait in this process."""

@@ -19,7 +19,8 @@ from relayd.addressguard import AddressGuard, AddressInfo, SocketRefused, where
 from relayd.errors import DeliveryError, TryAgain, Unavailable, Unreachable
 from relayd.httpanswer import Answer
 from relayd.httpconfig import HttpConfig
-from relayd.httpflow import Body, Flow, Trips, current, pump
+from relayd.httpflow import Body, Flow, current, pump
+from relayd.trips import Trips
 
 KEEPALIVE_SECONDS = 30.0
 READ_BYTES = 65536

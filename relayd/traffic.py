@@ -152,6 +152,11 @@ class Lane:
     def least_ahead_bytes(self) -> int:
         return self._traffic.least_ahead_bytes
 
+    @property
+    def rank(self) -> tuple[Priority, bool]:
+        """The smaller, the more urgent."""
+        return self._delivery.rank
+
     def moved(self) -> None:
         """It got on: bytes have left and were acknowledged."""
         self._delivery.moved_at = clock.monotonic()
@@ -166,11 +171,11 @@ class Lane:
         much of this upload has not been acknowledged yet."""
         rest = memoryview(chunk)
         while rest:
-            size = await self._allowed_bytes(len(rest), pace, waiting_bytes)
+            size = await self.allowed_bytes(len(rest), pace, waiting_bytes)
             yield chunk if size >= len(chunk) == len(rest) else bytes(rest[:size])
             rest = rest[size:]
 
-    async def _allowed_bytes(self, wanted: int, pace: Pace, waiting_bytes: Callable[[], int]) -> int:
+    async def allowed_bytes(self, wanted: int, pace: Pace, waiting_bytes: Callable[[], int]) -> int:
         """As soon as something may go: how much."""
         has_turn = False
         while True:

@@ -246,6 +246,8 @@ def grown(samples: Sequence[Sample]) -> list[str]:
     settled = samples[WARM_UP_ROUNDS:]
     third = len(settled) // 3
     first, last = settled[:third], settled[-third:]
+    tenths = [settled[len(settled) * part // 10].rss_bytes for part in range(10)] if len(settled) >= 10 else []
+    print("memory over time, MB:", *(f"{rss / 1e6:.1f}" for rss in tenths))
     found = []
     for name, most in (("descriptors", MORE_DESCRIPTORS), ("tasks", MORE_TASKS), ("rss_bytes", MORE_BYTES)):
         before, after = (statistics.median(getattr(sample, name) for sample in part) for part in (first, last))

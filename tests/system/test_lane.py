@@ -31,6 +31,7 @@ BYTES_PER_SECOND = BITS_PER_SECOND / 8
 CLIPS, CLIP_BYTES = 10, 50_000_000
 SHORT_BYTES = 200_000
 STILL_BYTES = 50_000
+MAPS, MAP_BYTES = 10, 900_000
 EMERGENCIES = 3
 LOOK_EVERY_SECONDS = 0.2
 WINDOW_SECONDS = 10.0
@@ -52,6 +53,13 @@ url = "mqtt://127.0.0.1:1883"
 [source.clips]
 type = "folder"
 path = "{clips}"
+
+[broker.fleet]
+url = "mqtt://{host}:1883"
+
+[source.maps]
+type = "folder"
+path = "{maps}"
 
 [source.short]
 type = "folder"
@@ -96,6 +104,10 @@ ca_file = "{ca}"
 client_id = "sandbox"
 client_secret = {{ env = "TEST_SECRET" }}
 
+[destination.fleet]
+type = "mqtt"
+broker = "fleet"
+
 [destination.control-room]
 type = "sayvu"
 url = "https://{host}"
@@ -132,6 +144,12 @@ priority = "bulk"
 deliver = [ {{ to = "evidence" }} ]
 
 [[rule]]
+name = "maps"
+from = ["maps"]
+priority = "bulk"
+deliver = [ {{ to = "fleet", topic = "maps/{{{{ item.name }}}}" }} ]
+
+[[rule]]
 name = "clips"
 from = ["clips"]
 priority = "bulk"
@@ -157,12 +175,14 @@ class Drive:
 
     def __init__(self, folder: Path, relay: RunningRelay, sandbox: Sandbox, broker: Mosquitto) -> None:
         self.relay, self.sandbox = relay, sandbox
-        self.clips, self.short, self.stills = (folder / name for name in ("clips", "short", "stills"))
+        self.clips, self.short, self.stills, self.maps = (
+            folder / name for name in ("clips", "short", "stills", "maps")
+        )
         self._broker = broker
         self._bulk: list[tuple[float, int]] = []
 
     def drop_clips(self) -> None:
-        """500 MB."""
+        """500 MB for three destinations."""
         for number in range(CLIPS):
             with (self.clips / f"clip-{number}.bin").open("wb") as file:
                 file.write(os.urandom(64))
@@ -240,7 +260,7 @@ async def drive(
     authority.issue_cert(HOST).configure_cert(context)
     relay = RunningRelay(folder, entry=entry)
     relay.environment["TEST_KEY"] = "ak_sandbox"
-    drops = {name: folder / name for name in ("clips", "short", "stills")}
+    drops = {name: folder / name for name in ("clips", "short", "stills", "maps")}
     for drop in drops.values():
         drop.mkdir()
     relay.config.write_text(
@@ -250,7 +270,9 @@ async def drive(
     try:
         async with Sandbox(tls=context) as sandbox:
             port = int(sandbox.url.rpartition(":")[2])
-            async with ThinRoad(BITS_PER_SECOND, near={MQTT_PORT: broker.port}, far={HTTPS_PORT: port}) as road:
+            async with ThinRoad(
+                BITS_PER_SECOND, near={MQTT_PORT: broker.port}, far={HTTPS_PORT: port, MQTT_PORT: broker.port}
+            ) as road:
                 driven = Drive(folder, relay, sandbox, broker)
                 relay.spawn(road.prefix)
                 try:
@@ -277,6 +299,8 @@ async def watched(driven: Drive) -> AsyncIterator[None]:
 async def _fill(driven: Drive) -> None:
     driven.drop_clips()
     await eventually(lambda: len(driven.uploads()) >= 10, "ten uploads run", 120)
+    for number in range(MAPS):
+        (driven.maps / f"map-{number}.bin").write_bytes(os.urandom(MAP_BYTES))
     (driven.short / "short.bin").write_bytes(os.urandom(SHORT_BYTES))
     await eventually(lambda: len(driven.uploads()) == 11, "the short one runs, too", 60)
     full = driven.bulk_bytes() + 3 * BYTES_PER_SECOND

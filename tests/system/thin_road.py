@@ -147,7 +147,7 @@ async def _join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, targ
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, after_seconds: float) -> None:
-    with contextlib.suppress(ConnectionError):
+    with contextlib.suppress(OSError):
         while block := await reader.read(_BLOCK):
             await asyncio.sleep(after_seconds)
             writer.write(block)
