@@ -12,7 +12,7 @@ from typing import Any
 import click
 from pydantic import ValidationError
 
-from relayd.sandbox import cachet, watcher
+from relayd.sandbox import cachet, watcher, webhook
 from relayd.sandbox.faults import ACTIONS, OPERATIONS, FaultError
 from relayd.sandbox.server import Sandbox
 
@@ -90,6 +90,10 @@ async def _serve(served: Sandbox) -> None:
             f"incidentshare: url {served.url}, the same client_id and client_secret; streams that are there:"
             f" {served.settings.share_channels}; what was sent and taken: {served.url}/_sandbox/incidentshare"
         )
+        click.echo(
+            f"sayvu: url {served.url}, api_key {served.settings.sayvu_key}; the reports: {served.url}/_sandbox/sayvu"
+        )
+        click.echo(f"webhook: url {served.url}{webhook.PATH}; what was posted: {served.url}/_sandbox/webhook")
         if served.broker is not None:
             click.echo(
                 f"broker: {served.broker.url}; press a button: curl -X POST {served.url}/_sandbox/mqtt -d"

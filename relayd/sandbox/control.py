@@ -119,6 +119,7 @@ _RECORDS: Mapping[str, Callable[[Sandbox], object]] = {
     "cachet": _cachet,
     "watcher": _watcher,
     "mqtt": _mqtt,
+    "webhook": lambda sandbox: {"posts": {key: taken.document for key, taken in sandbox.webhook_taken.items()}},
 }
 """What each stand-in has taken."""
 

@@ -191,7 +191,9 @@ def test_the_example_of_a_site_does_what_it_says(home: Home) -> None:
     wait_for(home.objects, "and at RapidSOS", SECONDS)
     now = int(time.time() * 1000)
     home.there("watcher/episode", episode_id=7051, media="cam-1", opened_at=now, updated_at=now)
-    wait_for(lambda: home.json("status")["destinations"]["duty-desk"]["delivered"] >= 1, "the desk has it", SECONDS)
+    wait_for(lambda: home.there("webhook")["posts"], "the desk has it", SECONDS)
+    (post,) = home.there("webhook")["posts"].values()
+    assert post["payload"]["title"] == "Motion at gate 1"
     play_the_camera(home)
     play_a_fault(home)
 
