@@ -66,6 +66,15 @@ def jitter(upper_seconds: float) -> float:
     return random.uniform(0.0, upper_seconds)  # noqa: S311 - spreading load, not a secret
 
 
+def span(seconds: float) -> str:
+    """A length of time for people: `3 s`, `12 min`, `5 h`, `3 d`."""
+    positive = max(0.0, seconds)
+    for limit, unit, word in ((120.0, 1.0, "s"), (7200.0, 60.0, "min"), (172_800.0, 3600.0, "h")):
+        if positive < limit:
+            return f"{positive / unit:.0f} {word}"
+    return f"{positive / 86_400:.0f} d"
+
+
 def rfc3339(unix_seconds: float) -> str:
     """`2026-01-31T12:00:00.123Z`; the form of every time that leaves relayd. Clamped to years 1 to 9999."""
     bounded = min(max(unix_seconds, -62_135_596_800.0), 253_402_300_799.0)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
-from relayd.clock import rfc3339
+from relayd.clock import rfc3339, span
 from relayd.files import printable
 from relayd.incidents import bare
 from relayd.model import CameraView, Delivery, DestinationView, Item, Outcome, State
@@ -259,15 +259,6 @@ def _remote_id(need: str) -> str:
     """`the report_id from control-room`"""
     destination, _, name = bare(need).rpartition(".")
     return f"the {name} from {destination}" if destination else f"the {name}"
-
-
-def span(seconds: float) -> str:
-    """A length of time for people: `3 s`, `12 min`, `5 h`, `3 d`."""
-    positive = max(0.0, seconds)
-    for limit, unit, word in ((120.0, 1.0, "s"), (7200.0, 60.0, "min"), (172_800.0, 3600.0, "h")):
-        if positive < limit:
-            return f"{positive / unit:.0f} {word}"
-    return f"{positive / 86_400:.0f} d"
 
 
 def _capital(text: str) -> str:

@@ -47,5 +47,6 @@ class Silence:
             return view
         if self._built_at > self._heard_at and clock.monotonic() - self._built_at < GRACE_SECONDS:
             return replace(view, is_known=False)
-        reason = f"no {self._what} for {silent_seconds:.0f} s, expected one every {self._expected_seconds:.0f} s"
+        expected = clock.span(self._expected_seconds)
+        reason = f"no {self._what} for {clock.span(silent_seconds)}, expected one every {expected}"
         return replace(view, state="fault", reason=reason)
