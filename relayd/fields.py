@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from relayd import credstore
+from relayd import credstore, secrecy
 from relayd.errors import SecretMissing
 
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*(B|kB|KB|KiB|MB|MiB|GB|GiB|TB|TiB)")
@@ -116,17 +116,18 @@ class Secret(Section):
         return f"file {self.file}" if self.file is not None else f"environment variable {self.env}"
 
     def reveal(self) -> str:
-        """The value, read now (so that a renewed secret is seen). Raises SecretMissing with the remedy."""
+        """The value, read now (so that a renewed secret is seen), and from now on hidden wherever a text is shown.
+        Raises SecretMissing with the remedy."""
         if self.env is not None:
             if not os.environ.get(self.env):
                 raise SecretMissing(f"environment variable {self.env} is not set")
-            return os.environ[self.env]
+            return secrecy.remember(os.environ[self.env])
         kind, name = ("file", str(self.file)) if self.file is not None else ("credential", self.credential or "")
         typed = credstore.held(kind, name)
         value = self._read(name) if typed is None else typed
         if not value:
             raise SecretMissing(f"the secret in {self.place} is empty")
-        return value
+        return secrecy.remember(value)
 
     def _read(self, name: str) -> str:
         try:

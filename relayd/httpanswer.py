@@ -15,9 +15,12 @@ from relayd import clock
 from relayd.errors import TryAgain, Unavailable
 from relayd.files import printable
 from relayd.model import JSON
+from relayd.secrecy import hidden
 
 LONGEST_RETRY_AFTER_SECONDS = 86400.0
 _UNAVAILABLE = frozenset({407, 408, 425, 429, 502, 503, 504, 507, 509, 511, *range(520, 531)})
+_LONGEST_SECRET = 8192
+"""Read beyond the end of what is shown, so that no secret is cut in two there."""
 _TOKENLIKE = re.compile(r"[A-Za-z0-9+/_=.~%-]{24,}")
 _HTML = re.compile(rb"\s*(?:<!doctype\s+html|<html|<head|<body|<meta|<script)", re.IGNORECASE)
 _MESSAGE_KEYS = ("message", "error_description", "faultstring", "Error", "error", "fault", "errors", "title")
@@ -110,7 +113,8 @@ def parse_date(text: str) -> float | None:
 
 def scrubbed(text: str, limit: int = 200) -> str:
     """A stranger's text for a reason: one line, printable ASCII, bounded, nothing that may be a secret."""
-    line = printable(" ".join(text[: 4 * limit].split()))
+    known = hidden(text[: 4 * limit + _LONGEST_SECRET])
+    line = printable(" ".join(known[: 4 * limit].split()))
     return _TOKENLIKE.sub("…", line.encode("ascii", "backslashreplace").decode())[:limit]
 
 

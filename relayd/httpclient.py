@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from relayd import addressguard, clock
+from relayd import addressguard, clock, secrecy
 from relayd.httpanswer import Answer, parse_date
 from relayd.httpconfig import HttpConfig
 from relayd.httpflow import Body
@@ -62,6 +62,8 @@ class HttpClient:
             from relayd.httpwire import Wire  # aiohttp is 14 MB and 0.1 s, which only those pay who send
 
             self._wire = Wire(self.config, self._guard)
+        if headers and "Authorization" in headers:
+            secrecy.remember(headers["Authorization"].partition(" ")[2])
         answer = await self._wire.exchange(method, url, headers or {}, body, is_repeatable=is_repeatable)
         date = parse_date(answer.headers.get("Date", ""))
         if date is not None:

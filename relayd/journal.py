@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from relayd import clock, systemd
 from relayd.files import printable
 from relayd.messages import FIELDS
+from relayd.secrecy import hidden
 
 REPEATS_PER_WINDOW = 5
 WINDOW_SECONDS = 600.0
@@ -39,8 +40,9 @@ _USERINFO = re.compile(r"(\w+://)[^/\s@]+@")
 
 
 def masked(text: str) -> str:
-    """The text without what looks like a secret: header values, tokens, signatures, query strings, user info."""
-    text = _QUERY.sub(r"\1?***", text)
+    """The text without what is a secret, or looks like one: header values, tokens, signatures, query strings, user
+    info."""
+    text = _QUERY.sub(r"\1?***", hidden(text))
     text = _USERINFO.sub(r"\1***@", text)
     return _SECRETS.sub(r"\1***", text)
 

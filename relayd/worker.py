@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from relayd import clock, pulse
 from relayd.arguments import arguments_of
@@ -21,6 +22,7 @@ from relayd.messages import Message, about
 from relayd.model import DestinationView, Device, Fields, Outcome, Priority, Receipt
 from relayd.recording import REFUSALS, Recorder
 from relayd.retry import Backoff, Verdict, judge
+from relayd.secrecy import hidden, hidden_in
 from relayd.spool import Begun, Spool
 from relayd.traffic import Traffic
 
@@ -255,6 +257,7 @@ class Worker:
 
     async def _record_success(self, begun: Begun, receipt: Receipt) -> None:
         delivery = begun.delivery
+        receipt = Receipt(proof=hidden(receipt.proof), fields=hidden_in(dict(receipt.fields)))
         await self._recorder.surely(lambda: self._spool.record_delivered(delivery.id, receipt, now=clock.now()))
         self._log.info(
             "delivered %s (%s) to %s, attempt %d: %s",
@@ -270,6 +273,7 @@ class Worker:
     async def _record_failure(self, begun: Begun, error: Exception) -> None:
         delivery = begun.delivery
         verdict = judge(error, attempts=delivery.attempts, backoff=self._backoff)
+        verdict = replace(verdict, reason=hidden(verdict.reason))
         now = clock.now()
         if verdict.ends_as is not None:
             state = verdict.ends_as

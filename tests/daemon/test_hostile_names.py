@@ -98,13 +98,13 @@ deliver = [
   {{ to = "room", action = "report", category = "Violence", description = "{text}" }},
   {{ to = "room", action = "message", text = "{text}" }},
   {{ to = "share", action = "sms", phone_number = "+4512345678", notes = "{text}" }},
-  {{ to = "page", key = "{{{{ item.topic }}}}", status = "watching", name = "{{{{ item.topic[:150] }}}}",
-     action = "incident", message = "{text}" }},
+  {{ to = "page", action = "incident", key = "{topic}", status = "watching", name = "{topic}", message = "{text}" }},
   {{ to = "vms", action = "message", body = "{text}", user_id = 12 }},
   {{ to = "desk" }},
 ]
 """
-TEXT = "{{{{ (item.topic ~ ' ' ~ (payload.text | default('none')))[:900] }}}}"
+TEXT = "{{ (item.topic ~ ' ' ~ (payload.text | default('none')))[:900] }}"
+TOPIC = "{{ item.topic[:150] }}"
 NAMES = [
     b"{{ 7*7 }}{% for x in y %}.jpg",
     b"{0.__class__}%s%n.jpg",
@@ -142,7 +142,7 @@ class Stage(Rig):
         self.nas.mkdir()
         self.config.write_text(
             CONFIG.format(
-                spool=self.spool, drop=self.drop, url=self.url, broker=broker.url, nas=self.nas, text=TEXT.format()
+                spool=self.spool, drop=self.drop, url=self.url, broker=broker.url, nas=self.nas, text=TEXT, topic=TOPIC
             )
         )
         self.environment |= SECRETS
