@@ -109,6 +109,11 @@ def home(tmp_path: Path, broker: Mosquitto, request: pytest.FixtureRequest) -> I
     it.stop()
 
 
+def posted(home: Home) -> list[dict[str, Any]]:
+    """What the desk was told: episodes, and what is wrong with the gateway (its clock, for example)."""
+    return [post["payload"] for post in home.there("webhook")["posts"].values()]
+
+
 def play_the_button(home: Home) -> None:
     """A still before, a still and a clip after; what both the interface and the vehicle promise of them."""
     home.drop_file("before.jpg", STILL)
@@ -191,9 +196,7 @@ def test_the_example_of_a_site_does_what_it_says(home: Home) -> None:
     wait_for(home.objects, "and at RapidSOS", SECONDS)
     now = int(time.time() * 1000)
     home.there("watcher/episode", episode_id=7051, media="cam-1", opened_at=now, updated_at=now)
-    wait_for(lambda: home.there("webhook")["posts"], "the desk has it", SECONDS)
-    (post,) = home.there("webhook")["posts"].values()
-    assert post["payload"]["title"] == "Motion at gate 1"
+    wait_for(lambda: "Motion at gate 1" in [told.get("title") for told in posted(home)], "the desk has it", SECONDS)
     play_the_camera(home)
     play_a_fault(home)
 
