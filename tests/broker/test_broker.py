@@ -255,15 +255,13 @@ async def test_the_session_is_kept_across_a_restart_of_both(mosquitto: Mosquitto
 async def test_what_waited_at_the_broker_can_be_answered_before_everything_is_asked_for_and_is_known_to_be_old(
     mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with running(broker_at(mosquitto.url)) as broker:
-        broker.subscribe(["ask"], collector([]), name="test")
-        broker.renew()
-        await until(lambda: broker._grants._asked, "asked for")
+    first, other = broker_at(mosquitto.url), broker_at(mosquitto.url, "other")
+    first.subscribe(["ask"], collector([]), name="test")
+    async with running(first) as broker:
         assert not broker.may_bring_old, "nothing waits for who was never there"
     answers: list[Any] = []
-    async with running(broker_at(mosquitto.url, "other")) as other:
-        other.subscribe(["answer"], collector(answers), name="test")
-        other.renew()
+    other.subscribe(["answer"], collector(answers), name="test")
+    async with running(other):
         await other.publish("ask", b"?")
         again, old = broker_at(mosquitto.url), list[bool]()
         ask_for_everything = again._grants.ask_for_everything
