@@ -16,7 +16,9 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 from relayd.sandbox import StoredObject, read_objects
@@ -75,7 +77,7 @@ class Rig(RunningRelay):
 
     def script(self, faults: str) -> None:
         """Replace the faults in force."""
-        self._post("/_sandbox/faults", {"faults": faults})
+        self.ask_sandbox("/_sandbox/faults", {"faults": faults})
 
     def let_relay_run(self, seconds: float) -> None:
         """Wait for the moment to kill it. Fails if it ends by itself before."""
@@ -99,6 +101,11 @@ class Rig(RunningRelay):
         if self._sandbox is not None:
             self._sandbox.kill()
             self._sandbox.wait()
+
+    def is_uploading(self) -> bool:
+        """Whether an upload has reached the storage and goes on; before that, `under_way` only says that it is tried."""
+        log = self.ask_sandbox("/_sandbox/log")["log"]
+        return any(each["operation"] == "store" and each["outcome"] == "open" for each in log)
 
     # --- what the camera does
 
@@ -137,12 +144,11 @@ class Rig(RunningRelay):
 
     def status(self) -> dict[str, dict[str, int]] | None:
         """The status snapshot, None while no relay answers."""
-        done = subprocess.run(
-            self.command("status", "--json"),
-            capture_output=True,
-            timeout=30,
-        )
-        return None if done.returncode else json.loads(done.stdout)
+        try:
+            answer = self.ask("GET", "/api/v1/status")
+        except (OSError, HTTPException):  # it is about to die
+            return None
+        return answer.document if answer.status == 200 else None
 
     def toll(self) -> Toll:
         """Compare what was dropped with what is stored, by content."""
@@ -164,12 +170,12 @@ class Rig(RunningRelay):
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
-    def _post(self, path: str, body: Mapping[str, object]) -> None:
-        request = Request(
-            self.url + path, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}, method="POST"
-        )
+    def ask_sandbox(self, path: str, body: Mapping[str, object] | None = None) -> Any:
+        """Ask the stand-in, or tell it something."""
+        data = None if body is None else json.dumps(body).encode()
+        request = Request(self.url + path, data=data, headers={"Content-Type": "application/json"})
         with urlopen(request, timeout=10) as answer:
-            answer.read()
+            return json.load(answer)
 
 
 def picture(chance: random.Random, size_bytes: int) -> bytes:

@@ -37,7 +37,7 @@ def test_sigterm_ends_it_within_five_seconds_in_mid_upload_and_the_item_arrives_
     rig.start_sandbox("store#1 slow 20000")
     relay = rig.start()
     rig.drop_file("large.jpg", picture(CHANCE, 3_000_000))
-    wait_for(lambda: status(rig)["destinations"]["rapidsos"]["under_way"] == 1, "the upload is under way")
+    wait_for(rig.is_uploading, "the upload is under way")
     began = time.monotonic()
     relay.send_signal(signal.SIGTERM)
     assert relay.wait(timeout=10) == 0
@@ -73,7 +73,7 @@ def test_an_unchanged_configuration_on_sighup_restarts_nothing(rig: Rig) -> None
     relay = rig.start()
     loaded_at = status(rig)["config"]["loaded_at"]
     rig.drop_file("large.jpg", picture(CHANCE, 300_000))
-    wait_for(lambda: status(rig)["destinations"]["rapidsos"]["under_way"] == 1, "the upload is under way")
+    wait_for(rig.is_uploading, "the upload is under way")
     relay.send_signal(signal.SIGHUP)
     wait_for(lambda: "nothing changed" in rig.log.read_text(), "it read the file again")
     assert status(rig)["config"]["loaded_at"] == loaded_at

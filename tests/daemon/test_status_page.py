@@ -59,7 +59,7 @@ def states(rig: Rig) -> list[tuple[int, int]]:
 
 def break_rapidsos(rig: Rig, name: str) -> None:
     (rig.config.parent / "secret").write_text("wrong")
-    rig._post("/_sandbox/revoke", {})
+    rig.ask_sandbox("/_sandbox/revoke", {})
     rig.drop_file(name, picture(CHANCE, 2_000))
 
 

@@ -144,7 +144,7 @@ class Story(Rig):
         )
 
     def link(self, *, is_up: bool) -> None:
-        self._post("/_sandbox/link", {"up": is_up})
+        self.ask_sandbox("/_sandbox/link", {"up": is_up})
 
     def there(self, what: str) -> Any:
         """What a server has."""
