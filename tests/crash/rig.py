@@ -103,7 +103,7 @@ class Rig(RunningRelay):
             self._sandbox.wait()
 
     def is_uploading(self) -> bool:
-        """Whether an upload has reached the storage and goes on; before that, `under_way` only says that it is tried."""
+        """Whether an upload has reached the storage and goes on; until then `under_way` only means a try."""
         log = self.ask_sandbox("/_sandbox/log")["log"]
         return any(each["operation"] == "store" and each["outcome"] == "open" for each in log)
 
