@@ -93,13 +93,19 @@ class Traffic:
 
     async def wait_for_way(self, delivery: _UnderWay) -> None:
         """Until the way is free, or until it is this one's turn to send a little all the same."""
-        now = clock.monotonic()
-        self._next_trickle_at = max(now, self._next_trickle_at) + self._turn_seconds
-        with contextlib.suppress(TimeoutError):
+        now, booked_seconds = clock.monotonic(), self._turn_seconds
+        self._next_trickle_at = max(now, self._next_trickle_at) + booked_seconds
+        had_turn = False
+        try:
             async with asyncio.timeout(self._next_trickle_at - now):
                 while self.must_give_way(delivery):
                     self._freed.clear()
                     await self._freed.wait()
+        except TimeoutError:
+            had_turn = True
+        finally:
+            if not had_turn:  # a turn that nobody took must not put off the turns of others
+                self._next_trickle_at -= booked_seconds
 
     @property
     def _turn_seconds(self) -> float:

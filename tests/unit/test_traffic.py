@@ -68,6 +68,40 @@ async def test_however_many_give_way_each_has_its_turn_before_a_server_hangs_up(
         assert road.least_ahead_bytes == LEAST_AHEAD_BYTES // 100
 
 
+async def test_turns_that_were_not_needed_put_off_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many short urgent deliveries in a row: each wait ends early, and the next long one must not find a queue of
+    turns that nobody took."""
+    now = clock.monotonic()
+    monkeypatch.setattr(clock, "monotonic", lambda: now)
+    monkeypatch.setattr(traffic, "TRICKLE_EVERY_SECONDS", 0.1)
+    road = Traffic()
+    with road.carrying(Priority.BULK) as own:
+        for _ in range(200):
+            with road.carrying(Priority.HIGH):
+                waiting = asyncio.ensure_future(own.turn())
+                await asyncio.sleep(0)
+            await waiting
+        with road.carrying(Priority.HIGH) as urgent:
+            for _ in range(3):
+                now += traffic.TRICKLE_EVERY_SECONDS
+                urgent.moved()
+                async with asyncio.timeout(traffic.TURN_WITHIN_SECONDS):
+                    await own.turn()
+
+
+async def test_a_wait_that_is_cancelled_leaves_no_booking_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traffic, "TRICKLE_EVERY_SECONDS", 0.1)
+    road = Traffic()
+    with road.carrying(Priority.BULK) as own, road.carrying(Priority.HIGH):
+        for _ in range(200):
+            waiting = asyncio.ensure_future(own.turn())
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+        async with asyncio.timeout(traffic.TURN_WITHIN_SECONDS):
+            await own.turn()
+
+
 def pace(ahead_bytes: int, trip_seconds: float = 0.0) -> Pace:
     return Pace(ahead_bytes, lambda: trip_seconds)
 
