@@ -80,6 +80,11 @@ class Breaker:
         within, self._wake_within = self._wake_within, None
         return within
 
+    def wake_up_later(self, within_seconds: float) -> None:
+        """The wake-up that was taken could not be carried out: it stands, unless a newer one has come."""
+        if self._wake_within is None:
+            self._wake_within = within_seconds
+
     # --- after it
 
     def failed(self, delivery_id: int, verdict: Verdict) -> None:

@@ -35,6 +35,11 @@ TRIES_WORTH_A_LINE = frozenset({1, 10, 100, 1000})
 BACKLOG_TURN = 8
 """Every so many deliveries the least urgent one goes first, unless there is an emergency: its guaranteed share."""
 
+EMERGENCY_EVERY_SECONDS = 1.0
+"""During a pause new emergencies are tried this often at most: a flood of them is no storm on a server that is down."""
+EMERGENCY_LOOK_SECONDS = 0.2
+"""During a pause a new emergency is looked for this often at most, however much else comes in."""
+
 WAKE_JITTER_SECONDS = 5.0
 """When the network returns, a fleet comes back spread over this span."""
 
@@ -69,6 +74,7 @@ class Worker:
         self._breaker = Breaker(self.name, self._backoff, self._log)
         self._recorder = Recorder(self.name, spool, self._backoff, self._log)
         self._begun = 0
+        self._next_emergency_look_at = 0.0
 
     async def run(self) -> None:
         """Deliver for ever, or until `finish`. When it is cancelled, what is out is due again after its backoff."""
@@ -130,11 +136,15 @@ class Worker:
     async def _fill(self, attempts: asyncio.TaskGroup) -> float:
         """Start what may start now; return how long nothing else can happen without a hint, in seconds."""
         while (least_urgent := self._least_urgent()) is not None:
-            if (rest_seconds := self._breaker.rest_seconds()) > 0:
-                return min(rest_seconds, LOOK_AGAIN_SECONDS)
+            rest_seconds = self._breaker.rest_seconds()
+            wait_seconds = min(rest_seconds, self._next_emergency_look_at - clock.monotonic())
+            if wait_seconds > 0:
+                return min(wait_seconds, LOOK_AGAIN_SECONDS)
             try:
                 await self._wake()
-                begun = await self._begin(least_urgent)
+                begun = await (self._begin_emergency() if rest_seconds > 0 else self._begin(least_urgent))
+                if begun is None and rest_seconds > 0:
+                    return min(rest_seconds, LOOK_AGAIN_SECONDS)
                 if begun is None:
                     return await self._until_due_seconds(least_urgent)
             except REFUSALS as error:
@@ -158,9 +168,14 @@ class Worker:
     async def _wake(self) -> None:
         """What failed for what may be over now is due: it need not wait for the end of its own backoff."""
         within = self._breaker.take_wake_up()
-        if within is not None:
-            now = clock.now()
+        if within is None:
+            return
+        now = clock.now()
+        try:
             await self._spool.wake(self.name, now=now, due_at=now + clock.jitter(within), exclude=frozenset(self._out))
+        except REFUSALS:
+            self._breaker.wake_up_later(within)
+            raise
 
     async def _begin(self, least_urgent: Priority) -> Begun | None:
         """Pick and charge the next delivery; a probe avoids the item that the last probe failed with."""
@@ -173,7 +188,17 @@ class Worker:
             self._breaker.began(begun.delivery.id, is_probe=probe)
         return begun
 
-    async def _begin_excluding(self, exclude: set[int], least_urgent: Priority, *, probe: bool) -> Begun | None:
+    async def _begin_emergency(self) -> Begun | None:
+        """Pick and charge an emergency that was never tried: it does not sit out a pause that began before it. It is no
+        probe: if it fails, the pause is as long as it was."""
+        begun = await self._begin_excluding(set(self._out), Priority.EMERGENCY, probe=False, is_untried=True)
+        rest_seconds = EMERGENCY_LOOK_SECONDS if begun is None else EMERGENCY_EVERY_SECONDS
+        self._next_emergency_look_at = clock.monotonic() + rest_seconds
+        return begun
+
+    async def _begin_excluding(
+        self, exclude: set[int], least_urgent: Priority, *, probe: bool, is_untried: bool = False
+    ) -> Begun | None:
         return await self._spool.begin(
             self.name,
             now=clock.now(),
@@ -183,6 +208,7 @@ class Worker:
             probe=probe,
             least_urgent=least_urgent,
             backlog_turn=not probe and self._begun % BACKLOG_TURN == BACKLOG_TURN - 1,
+            untried_emergency=is_untried,
         )
 
     async def _until_due_seconds(self, least_urgent: Priority) -> float:

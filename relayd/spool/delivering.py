@@ -47,7 +47,8 @@ FIRST_KEPT, LAST_KEPT = 5, 50
 class Wanted:
     """What a worker asks for. A delivery is due when its time has come, or when its time is so far off that only a
     clock that jumped can have set it. Nothing less urgent than `least_urgent` is looked at. On the `backlog_turn` only
-    an emergency goes before the least urgent."""
+    an emergency goes before the least urgent. With `untried_emergency` nothing but an emergency that was never tried is
+    looked for, due or not."""
 
     destination: str
     now: float
@@ -56,6 +57,7 @@ class Wanted:
     probe: bool = False
     least_urgent: Priority = Priority.BULK
     backlog_turn: bool = False
+    untried_emergency: bool = False
 
 
 def begin(
@@ -82,11 +84,23 @@ def begin(
 def pick(db: sqlite3.Connection, wanted: Wanted) -> sqlite3.Row | None:
     """The row of the delivery to try next: most urgent class first; within it what incidents say, the newest of what
     they show, then the rest, longest due first."""
+    if wanted.untried_emergency:
+        return _untried_emergency(db, wanted)
     for priority, lane in _lanes(db, wanted):
         due = _first_due(db, wanted, priority, lane)
         if due:
             return _smallest(db, due) if wanted.probe else due[0]
     return None
+
+
+def _untried_emergency(db: sqlite3.Connection, wanted: Wanted) -> sqlite3.Row | None:
+    """The oldest; a seek in an index that holds nothing else."""
+    rows = db.execute(
+        "SELECT * FROM deliveries INDEXED BY deliveries_untried WHERE state = 'pending' AND waits_for = ''"
+        " AND priority = 0 AND attempts = 0 AND destination = ? ORDER BY id LIMIT ?",
+        (wanted.destination, len(wanted.exclude) + 1),
+    )
+    return next((row for row in rows if row["id"] not in wanted.exclude), None)
 
 
 def next_due(db: sqlite3.Connection, wanted: Wanted) -> float | None:

@@ -115,13 +115,15 @@ class Spool(Desk):
         probe: bool,
         least_urgent: Priority = Priority.BULK,
         backlog_turn: bool = False,
+        untried_emergency: bool = False,
     ) -> Begun | None:
         """Pick the delivery to try next and charge it, durably: due again after `delay(attempts)`. None: nothing due.
         Raises SpoolDamaged once damage is known: what came of it might not be kept, and it would be done again.
 
         `exclude` are ids that are out now. With `probe`: of the most urgent class with work, the smallest of the first.
         Less urgent ones than `least_urgent` are left alone. On a `backlog_turn` only an emergency goes before the least
-        urgent, so that a backlog gets its share however much urgent work there is.
+        urgent, so that a backlog gets its share however much urgent work there is. With `untried_emergency` only an
+        emergency that was never tried is begun.
         """
         self._engine.vouch()
         wanted = Wanted(
@@ -132,6 +134,7 @@ class Spool(Desk):
             probe=probe,
             least_urgent=least_urgent,
             backlog_turn=backlog_turn,
+            untried_emergency=untried_emergency,
         )
         trouble_with = self._engine.folder.trouble_with
         return await self._write(partial(delivering.begin, wanted=wanted, delay=delay, trouble_with=trouble_with))

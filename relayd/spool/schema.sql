@@ -69,6 +69,8 @@ CREATE TABLE deliveries (
 CREATE INDEX deliveries_due ON deliveries (destination, priority, lane, due_at) WHERE state = 'pending' AND waits_for = '';
 -- The same for media of incidents, whose newest goes first; those that back off are passed over without a look at their rows.
 CREATE INDEX deliveries_newest ON deliveries (destination, priority, item, due_at) WHERE state = 'pending' AND waits_for = '' AND lane = 1;
+-- Emergencies that were never tried: they do not sit out a pause of their destination.
+CREATE INDEX deliveries_untried ON deliveries (destination, id) WHERE state = 'pending' AND waits_for = '' AND priority = 0 AND attempts = 0;
 -- What was ordered in an incident.
 CREATE INDEX deliveries_incident ON deliveries (incident) WHERE incident <> '';
 -- What brings a remote id to an incident, by what it brings.

@@ -18,6 +18,7 @@ from relayd.errors import (
     NotReady,
     Rejected,
     Rewind,
+    SpoolError,
     SpoolFull,
     TooLate,
     TryAgain,
@@ -27,7 +28,7 @@ from relayd.journal import Calm
 from relayd.model import Order, Outcome, Priority, Receipt
 from relayd.spool import Begun
 from relayd.traffic import Traffic
-from relayd.worker import BACKLOG_TURN
+from relayd.worker import BACKLOG_TURN, EMERGENCY_EVERY_SECONDS
 from tests.worker.stage import Played, Stage, order, stage
 
 DONE = Receipt(proof="the test says so", fields={"id": 7})
@@ -224,6 +225,110 @@ async def test_while_a_destination_is_away_one_small_urgent_item_probes_and_the_
     is_away = False
     await it.until(lambda: it.spool.counters.delivered == 32, "everything goes once it is back")
     assert worker.view().state == "ok"
+
+
+async def test_an_emergency_that_comes_during_a_pause_is_tried_at_once_and_nothing_else_is(it: Stage) -> None:
+    is_away = True
+
+    async def away(_: Attempt) -> Receipt:
+        if is_away:
+            raise Unavailable("503", retry_after_seconds=3600)
+        return DONE
+
+    there = Played("there", away)
+    await it.put("first")
+    worker = it.start(there, first="1h", cap="1h")
+    await it.until(lambda: worker.view().state == "waiting", "it pauses")
+    await it.put("normal")
+    await it.put("high", order("there", Priority.HIGH))
+    is_away = False
+    await it.put("press", order("there", Priority.EMERGENCY))
+    await it.until(lambda: it.spool.counters.delivered == 4, "the press ends the pause for all", 20)
+    assert there.seen[:2] == ["first", "press"]
+
+
+async def test_an_emergency_that_comes_while_the_probe_hangs_does_not_wait_for_it(it: Stage) -> None:
+    is_hung, tries = asyncio.Event(), 0
+
+    async def hangs(attempt: Attempt) -> Receipt:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise Unavailable("no route")
+        if attempt.item.name == "slow":
+            is_hung.set()
+            await asyncio.Event().wait()
+        return DONE
+
+    there = Played("there", hangs)
+    await it.put("slow")
+    it.start(there, first="1ms", cap="1ms")
+    async with asyncio.timeout(20):
+        await is_hung.wait()
+    press = await it.put("press", order("there", Priority.EMERGENCY))
+    await it.until(lambda: there.seen[-1] == "press", "the press goes beside the probe", 20)
+
+    async def is_delivered() -> bool:
+        return await it.state(press) == "delivered"
+
+    await it.until(is_delivered, "the press is delivered", 20)
+
+
+async def test_a_flood_of_emergencies_during_a_pause_is_no_storm_and_makes_the_pause_no_longer(
+    it: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(attempt: Attempt) -> Receipt:
+        raise Unavailable("no route", retry_after_seconds=3600 if attempt.item.name == "first" else None)
+
+    now = clock.monotonic()
+    monkeypatch.setattr(clock, "monotonic", lambda: now)
+    there = Played("there", away)
+    await it.put("first")
+    worker = it.start(there, first="1h", cap="1h")
+    await it.until(lambda: worker.view().state == "waiting", "it pauses")
+    pause = worker._breaker.pause
+    assert pause is not None
+    until = pause.until
+    for number in range(20):
+        await it.put(f"press{number}", order("there", Priority.EMERGENCY))
+    for tries in range(2, 6):
+        now += EMERGENCY_EVERY_SECONDS
+        worker.hint()
+        await it.until(lambda: len(there.seen) >= tries, "one more for each second", 20)  # noqa: B023
+        assert len(there.seen) == tries
+    assert worker._breaker.pause is pause
+    assert pause.until == until
+
+
+async def test_a_wake_up_that_the_spool_refuses_is_carried_out_later(
+    it: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wake, refusals = it.spool.wake, 2
+
+    async def refuses_twice(name: str, **rest: Any) -> int:
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            raise SpoolError("the disk is full")
+        return await wake(name, **rest)
+
+    is_away = True
+
+    async def away(_: Attempt) -> Receipt:
+        if is_away:
+            raise TryAgain("500")
+        return DONE
+
+    await it.put("failed")
+    there = Played("there", away)
+    worker = it.start(there, first="1h", cap="1h")
+    await it.until(lambda: len(there.seen) == 1 and not worker.view().under_way, "it failed by itself")
+    is_away = False
+    monkeypatch.setattr(it.spool, "wake", refuses_twice)
+    monkeypatch.setattr(worker._recorder, "refused", lambda _: 0.01)
+    worker.nudge(0.0)
+    await it.until(lambda: it.spool.counters.delivered == 1, "it is woken once the spool takes it", 20)
+    assert not refusals
 
 
 async def test_a_probe_that_fails_lets_another_item_probe_next(it: Stage) -> None:
