@@ -133,5 +133,6 @@ class Breaker:
         """What its destination was owed has expired or was dropped: nothing will probe it, so nothing is known of it
         any more. A fault stands until it is mended."""
         if self.pause is not None and not self.pause.is_fault:
-            self._log.info("%s is owed nothing any more: its pause is over", self._name)
+            told = about(destination=self._name)
+            self._log.info("%s is owed nothing any more: its pause is over", self._name, extra=told)
             self.pause, self.was_heard_of = None, False

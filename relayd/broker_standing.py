@@ -55,7 +55,7 @@ class Standing:
 
     def serves(self, version: str) -> None:
         """Everything is asked for: it may be used from now on."""
-        log.info("broker %s: connected, MQTT %s", self._name, version)
+        log.info("broker %s: connected, MQTT %s", self._name, version, extra=about(broker=self._name))
         self._trouble = Trouble("the connection has just ended", is_fault=False)
 
     def ended(self, trouble: Trouble, *, started_at: float) -> float:

@@ -62,7 +62,8 @@ class Calm(logging.Filter):
     """Lets a complaint through a few times per window, then says how many were left out when the next window opens.
 
     The same complaint: same logger, same level, same sentence before its values, about the same source, destination,
-    broker or camera.
+    broker or camera. News of such a part (it works again) is held back likewise, so that a part that comes and goes is
+    no flood; news of items is not.
     """
 
     def __init__(self) -> None:
@@ -70,9 +71,10 @@ class Calm(logging.Filter):
         self._seen: OrderedDict[tuple[object, ...], tuple[float, int]] = OrderedDict()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno < logging.WARNING:
+        parts = tuple(_parts(record))
+        if record.levelno < logging.WARNING and (not parts or _is_about_an_item(record)):
             return True
-        key = (record.name, record.levelno, str(record.msg), *_part(record))
+        key = (record.name, record.levelno, str(record.msg), *parts)
         now = clock.monotonic()
         since, count = self._seen.pop(key, (now, 0))
         if now - since > WINDOW_SECONDS:
@@ -88,7 +90,11 @@ class Calm(logging.Filter):
         return count < REPEATS_PER_WINDOW
 
 
-def _part(record: logging.LogRecord) -> Iterator[str]:
+def _is_about_an_item(record: logging.LogRecord) -> bool:
+    return "ITEM" in getattr(record, FIELDS, {})
+
+
+def _parts(record: logging.LogRecord) -> Iterator[str]:
     """Which part of the relay a record is about; bounded by what is configured, unlike the names of files."""
     fields: Mapping[str, str] = getattr(record, FIELDS, {})
     return (fields[key] for key in _PARTS if key in fields)

@@ -97,7 +97,7 @@ class Lookout:
                 log.warning("%s broke: %s", part, fault.reason, extra=_about(part))
         for part, fault in before.items():
             if part not in self.standing:
-                log.info("%s is whole again; it was: %s", part, fault.reason)
+                log.info("%s is whole again; it was: %s", part, fault.reason, extra=_about(part))
 
 
 def _about(part: str) -> dict[str, Any]:

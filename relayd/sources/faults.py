@@ -26,7 +26,7 @@ class Faults:
         """It works, or works again."""
         was = self._reasons.pop(kind, None)
         if was is not None:
-            log.info("source %s: no longer so: %s", self._source, was)
+            log.info("source %s: no longer so: %s", self._source, was, extra=about(source=self._source))
 
     @property
     def reason(self) -> str:

@@ -125,6 +125,25 @@ def test_information_is_not_held_back() -> None:
     assert all(calm.filter(record) for record in records)
 
 
+def test_a_part_that_comes_and_goes_is_no_flood_and_every_delivered_item_is_shown() -> None:
+    calm = Calm()
+
+    def shown(text: str, level: int, **fields: str) -> bool:
+        record = logging.LogRecord("relayd.worker.there", level, "x.py", 1, text, ("there",), None)
+        record.__dict__.update(about(**fields))
+        return calm.filter(record)
+
+    flaps = [
+        (
+            shown("%s pauses", logging.WARNING, destination="there"),
+            shown("%s answers again", logging.INFO, destination="there"),
+            shown("delivered to %s", logging.INFO, destination="there", item="01m8"),
+        )
+        for _ in range(100)
+    ]
+    assert [column.count(True) for column in zip(*flaps, strict=True)] == [REPEATS_PER_WINDOW, REPEATS_PER_WINDOW, 100]
+
+
 # --- the journal
 
 
