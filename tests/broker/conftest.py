@@ -11,6 +11,7 @@ import pytest
 
 from relayd.broker import Broker, BrokerConfig, Will
 from tests.broker.mosquitto import Mosquitto
+from tests.patience import PATIENT_SECONDS
 
 Running = Callable[..., AbstractAsyncContextManager[Broker]]
 
@@ -23,7 +24,7 @@ def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
     broker.kill()
 
 
-async def until(true: Callable[[], object], what: str, seconds: float = 15.0) -> None:
+async def until(true: Callable[[], object], what: str, seconds: float = PATIENT_SECONDS) -> None:
     """Look until it is so."""
     try:
         async with asyncio.timeout(seconds):

@@ -16,6 +16,7 @@ from relayd.broker import Message, Will
 from relayd.errors import Rejected, TryAgain, Unavailable
 from tests.broker.conftest import broker_at, collector, running, until
 from tests.broker.mosquitto import Mosquitto
+from tests.patience import PATIENT_SECONDS
 
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
@@ -378,7 +379,7 @@ async def test_a_broker_that_never_answers_is_unavailable_however_much_else_is_s
     port = int(mosquitto.url.rpartition(":")[2])
     async with slow_link(port, answers=False) as url, running(broker_at(url, connect_timeout="500ms")) as broker:
         published = asyncio.create_task(broker.publish("a", b"x"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENT_SECONDS):
             while not published.done():
                 await broker.publish("b", b"x" * 100, qos=0)
                 await asyncio.sleep(0.02)

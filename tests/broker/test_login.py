@@ -113,7 +113,7 @@ async def test_a_password_is_read_at_each_connection(locked: Mosquitto, tmp_path
         assert "wrong" not in broker.view().reason.replace("wrong user name", "")
         secret.write_text("s3cret\n")
         broker.nudge()
-        await until(lambda: broker.is_connected, "the renewed password is taken", 20)
+        await until(lambda: broker.is_connected, "the renewed password is taken")
 
 
 async def test_a_missing_secret_is_a_fault_that_names_the_place(locked: Mosquitto, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from relayd.model import Kind, Priority
 from relayd.traffic import TRICKLE_BYTES, Traffic
 from tests.broker.conftest import broker_at, running
 from tests.broker.mosquitto import Mosquitto
+from tests.patience import PATIENT_SECONDS
 
 LARGE = os.urandom(900_000)
 
@@ -31,7 +32,7 @@ async def publish(broker: Broker, road: Traffic, priority: Priority, payload: by
 
 
 async def test_a_large_message_goes_at_once_while_the_way_is_free(mosquitto: Mosquitto) -> None:
-    async with running(broker_at(mosquitto.url)) as broker, asyncio.timeout(10):
+    async with running(broker_at(mosquitto.url)) as broker, asyncio.timeout(PATIENT_SECONDS):
         await publish(broker, Traffic(), Priority.BULK)
 
 
@@ -44,7 +45,7 @@ async def test_a_large_message_trickles_while_an_emergency_is_under_way_elsewher
             bulk = asyncio.create_task(publish(broker, road, Priority.BULK))
             done, _ = await asyncio.wait({bulk}, timeout=1.5 * traffic.TRICKLE_EVERY_SECONDS)
             assert not done
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENT_SECONDS):
             await bulk
 
 
@@ -67,7 +68,7 @@ async def test_a_connection_that_ends_while_a_message_waits_its_turn_ends_the_wa
             bulk = asyncio.create_task(publish(broker, road, Priority.BULK))
             await asyncio.wait({bulk}, timeout=0.1)
             mosquitto.kill()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENT_SECONDS):
                 with pytest.raises(Exception, match="the connection ended before the answer"):
                     await bulk
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "valve of a broker"]
@@ -90,7 +91,7 @@ async def test_at_its_turn_a_message_gets_a_trickle_and_no_more(monkeypatch: pyt
         assert valve.is_shut
         for _ in range(3):
             opened.clear()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENT_SECONDS):
                 await opened.wait()
             assert valve.take(1_000_000) == TRICKLE_BYTES
             written += TRICKLE_BYTES

@@ -151,7 +151,7 @@ class Soak:
             self._published += 1
             self._publisher.publish("sensor/a", json.dumps({"number": self._published}), qos=1)
         self._chance.choice(self._happenings())()
-        wait_for(self._has_arrived, f"round {len(self.samples)} has arrived\n{self.rig.tail()}", 120)
+        wait_for(self._has_arrived, f"round {len(self.samples)} has arrived\n{self.rig.tail()}")
         self.samples.append(self._sample())
 
     def failures(self) -> int:

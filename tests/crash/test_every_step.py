@@ -46,8 +46,8 @@ def test_killed_at_any_durable_step_of_its_life_an_item_still_arrives_once(rig: 
         if not _is_killed(rig, kind, number, name):
             break
         rig.spawn()
-        wait_for(partial(rig.is_stored, name), f"{name} arrived after a kill at {kind} {number}", 30)
-        wait_for(partial(rig.is_taken, name), f"{name} is gone from the folder", 30)
+        wait_for(partial(rig.is_stored, name), f"{name} arrived after a kill at {kind} {number}")
+        wait_for(partial(rig.is_taken, name), f"{name} is gone from the folder")
         rig.kill_relay()
     else:
         raise AssertionError(f"{MOST_CALLS} calls of {kind} and the item has still not lived through one")
@@ -82,7 +82,7 @@ def _is_killed(rig: Rig, kind: str, number: int, name: str) -> bool:
         killed = relay.poll() is not None
         return killed or (rig.is_stored(name) and rig.is_idle())
 
-    wait_for(is_over, f"the relay dies at {kind} {number}, or lives through it", 60)
+    wait_for(is_over, f"the relay dies at {kind} {number}, or lives through it")
     if not killed:
         (traced,) = Path(f"/proc/{relay.pid}/task/{relay.pid}/children").read_text().split()
         os.kill(int(traced), signal.SIGKILL)

@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from relayd.cli import main
 from relayd.web import place
+from tests.patience import PATIENT_SECONDS
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -51,7 +52,7 @@ deliver = [ {{ to = "rapidsos" }} ]
 """
 
 
-def wait_for(true: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
+def wait_for(true: Callable[[], Any], what: str, seconds: float = PATIENT_SECONDS) -> Any:
     """Look until it is so, and return what was found."""
     deadline = time.monotonic() + seconds
     while True:

@@ -22,6 +22,7 @@ from relayd.spool import Spool
 from relayd.surroundings import Surroundings
 from relayd.web import api, control, place
 from relayd.worker import Worker
+from tests.patience import PATIENT_SECONDS
 
 JPEG = b"\xff\xd8\xff\xe0" + bytes(range(256)) * 8000 + b"\xff\xd9"
 SEND = "http://relayd/api/v1/send?name=a.jpg&to=rapidsos"
@@ -83,7 +84,7 @@ async def serving(served: Served, *, has_own_config: bool = True) -> AsyncIterat
 @contextlib.asynccontextmanager
 async def caller(path: Path) -> AsyncIterator[aiohttp.ClientSession]:
     """As soon as somebody listens there."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENT_SECONDS):
         while not path.is_socket():  # noqa: ASYNC110 - nobody tells us
             await asyncio.sleep(0.01)
     async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session:
@@ -144,7 +145,7 @@ async def test_an_upload_that_stalls_is_given_up_and_leaves_nothing(
     async with serving(served), caller(served.socket):
         reader, writer = await asyncio.open_unix_connection(str(served.socket))
         writer.write(b"POST /api/v1/send?name=a.jpg&to=rapidsos HTTP/1.1\r\nHost: r\r\nContent-Length: 99\r\n\r\nx")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENT_SECONDS):
             answer = await reader.readuntil(b"}")
         writer.close()
         await writer.wait_closed()

@@ -50,7 +50,7 @@ def left_running(folder: Path) -> list[str]:
     return found
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_the_demo_keeps_every_promise_and_each_breaks_when_its_fact_is_wrong(tmp_path: Path) -> None:
     begun = time.monotonic()
     running = start(tmp_path, "--keep")
@@ -223,7 +223,7 @@ WRONG_FACTS: dict[str, list[Change]] = {
 }
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_planted_losses_are_seen_at_a_terminal_and_the_folder_can_be_kept(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     planted = ("--plant", "store#2 corrupt silent=yes; report#1 lose")

@@ -166,7 +166,7 @@ def play_a_fault(home: Home) -> None:
     assert len(home.there("cachet")["incidents"]) == 1
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("home", [CONTRACT], indirect=True)
 def test_the_configuration_of_the_interface_plays_the_whole_story(home: Home) -> None:
     play_the_button(home)
@@ -174,7 +174,7 @@ def test_the_configuration_of_the_interface_plays_the_whole_story(home: Home) ->
     play_a_fault(home)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("home", [VEHICLE], indirect=True)
 def test_the_example_of_a_vehicle_does_what_it_says(home: Home) -> None:
     play_the_button(home)
@@ -186,7 +186,7 @@ def test_the_example_of_a_vehicle_does_what_it_says(home: Home) -> None:
     assert len(home.there("incidentshare")["media"]) == 2
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("home", [SITE], indirect=True)
 def test_the_example_of_a_site_does_what_it_says(home: Home) -> None:
     folder = home.drop / "gate-1" / "20260131"

@@ -18,6 +18,7 @@ import pytest
 
 from tests.crash.rig import Rig, picture
 from tests.daemon.running import wait_for
+from tests.patience import PATIENT_SECONDS
 
 CHANCE = random.Random(13)
 WATCHDOG_SECONDS = 1.0
@@ -50,7 +51,7 @@ class Manager:
         """Every line so far, in order."""
         return [line for _, lines in self.heard for line in lines]
 
-    def wait_for(self, wanted: str, seconds: float = 30.0, after: int = 0) -> str:
+    def wait_for(self, wanted: str, seconds: float = PATIENT_SECONDS, after: int = 0) -> str:
         """The first line that matches, after so many lines."""
 
         def found() -> str | None:

@@ -23,6 +23,7 @@ from relayd.operations import Operations
 from relayd.parts import RunningParts
 from relayd.plan import Key, plan_of
 from relayd.spool import Spool, SpoolConfig
+from tests.patience import PATIENT_SECONDS
 
 Choice = Mapping[str, Any]
 
@@ -213,11 +214,11 @@ async def test_every_part_with_a_loop_of_its_own_beats_and_no_longer_once_it_has
             (tmp_path / "drop").mkdir()
             await running.change_to(loaded(tmp_path, {**SOME, "own": True}))
             loops = {"housekeeping", "incidents", "source drop", "source relayd", "destination hook", "broker a"}
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENT_SECONDS):
                 while not loops <= heartbeats.due.keys():  # noqa: ASYNC110 - a beat wakes nobody
                     await asyncio.sleep(0.01)
             await running.change_to(loaded(tmp_path, {**SOME, "folder": None}))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENT_SECONDS):
                 while "source drop" in heartbeats.due:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
         assert heartbeats.due == {}

@@ -100,6 +100,6 @@ def test_a_fault_that_is_over_before_the_page_can_be_had_is_one_finished_inciden
     rig.kill_relay()
     rig.script("")
     rig.start()
-    wait_for(lambda: owed_to_page(rig) == 0, "both are told", seconds=60)
+    wait_for(lambda: owed_to_page(rig) == 0, "both are told")
     assert states(rig) == [(4, 0)]
     assert shown(rig)[0]["message"].endswith("It is over.")

@@ -22,6 +22,7 @@ from relayd.files import origin_of
 from relayd.model import Capture, Device, Fields, Item, Kind, OpenFile, Order, Priority, Receipt
 from relayd.retry import Backoff, judge
 from relayd.spool import Begun, Spool, SpoolConfig
+from tests.patience import PATIENT_SECONDS
 
 NO_WAIT = Backoff(0.0, 0.0)
 """Every deferred delivery is due again at once."""
@@ -200,7 +201,7 @@ class Line:
         )
 
 
-async def until(holds: Callable[[], bool], timeout_seconds: float = 10.0) -> None:
+async def until(holds: Callable[[], bool], timeout_seconds: float = PATIENT_SECONDS) -> None:
     """Return as soon as `holds()`. Raises TimeoutError."""
     async with asyncio.timeout(timeout_seconds):
         while not holds():  # noqa: ASYNC110 - nothing tells when a stand-in has merely begun to read

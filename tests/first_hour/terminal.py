@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from tests.patience import PATIENT_SECONDS
+
 RELAYD = (sys.executable, "-m", "relayd")
 
 
@@ -58,7 +60,7 @@ class Terminal:
         self.until(prompt)
         self.type(text + "\n")
 
-    def until(self, text: str, seconds: float = 30.0) -> None:
+    def until(self, text: str, seconds: float = PATIENT_SECONDS) -> None:
         """Wait until the text shows, after what was waited for before."""
         deadline = time.monotonic() + seconds
         while (found := self.screen.find(text, self._seen)) < 0:

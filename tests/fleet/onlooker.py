@@ -16,6 +16,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from relayd import reports, status
 from tests.broker.mosquitto import Mosquitto
+from tests.patience import PATIENT_SECONDS
 
 BASE = "relayd/v1"
 SCHEMAS = {
@@ -82,7 +83,9 @@ class Onlooker:
     def documents(self, topic: str) -> list[Any]:
         return [one.document for one in self.all(topic)]
 
-    def wait_for(self, topic: str, true: Callable[[Any], Any] = lambda _: True, seconds: float = 20.0) -> Any:
+    def wait_for(
+        self, topic: str, true: Callable[[Any], Any] = lambda _: True, seconds: float = PATIENT_SECONDS
+    ) -> Any:
         """The first document under the topic for which it is true."""
         deadline = time.monotonic() + seconds
         with self._news:

@@ -20,8 +20,7 @@ import pytest
 from relayd import clock
 from tests.broker.mosquitto import Mosquitto
 from tests.fleet.simulated import GARBAGE, KINDS, Connection, Simulation, health, state
-
-DEADLINE_SECONDS = 30.0
+from tests.patience import PATIENT_SECONDS
 
 
 def command(url: str, *options: str) -> list[str]:
@@ -186,7 +185,7 @@ class Terminal:
 
     def _wait_for(self, pattern: str) -> str:
         """What came up to the match, which is then forgotten."""
-        deadline = time.monotonic() + DEADLINE_SECONDS
+        deadline = time.monotonic() + PATIENT_SECONDS
         while True:
             match = re.search(pattern, self._shown, re.DOTALL)
             if match:

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.patience import PATIENT_SECONDS
+
 ACCESS_KEY = "AKIAIOSFODNN7EXAMPLE"
 SECRET_KEY = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 BOUNDARY = "----boundary-of-a-test"
@@ -166,7 +168,7 @@ def signed_fields(
     return [*fields, *scope, ("policy", encoded), ("x-amz-signature", sign(encoded, date))]
 
 
-async def until(holds: Callable[[], bool], timeout_seconds: float = 10) -> None:
+async def until(holds: Callable[[], bool], timeout_seconds: float = PATIENT_SECONDS) -> None:
     """Wait for a state that nobody announces."""
     async with asyncio.timeout(timeout_seconds):
         while not holds():  # noqa: ASYNC110

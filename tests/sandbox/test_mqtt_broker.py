@@ -20,6 +20,7 @@ from relayd.sandbox.mqtt import Broker
 from relayd.sandbox.mqtt_packets import Kind, Malformed, Packet, packed, read
 from relayd.sandbox.server import Sandbox
 from tests.broker.conftest import broker_at, collector, running, until
+from tests.patience import PATIENT_SECONDS
 from tests.sandbox.peers import get, post
 
 HELLO = b"\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01a"
@@ -53,7 +54,7 @@ async def talk(broker: Broker, *packets: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", broker.port)
     try:
         writer.write(b"".join(packets))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENT_SECONDS):
             return await reader.read()
     finally:
         writer.close()

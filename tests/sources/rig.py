@@ -17,8 +17,8 @@ from relayd.model import Capture, Item, Origin
 from relayd.sources.base import Known
 from relayd.sources.folder import FolderSource
 from relayd.sources.folder_config import FolderConfig
+from tests.patience import PATIENT_SECONDS
 
-DEADLINE_SECONDS = 20.0
 JPEG = b"\xff\xd8\xff\xe0\x00\x04ab\xff\xda\x00\x02" + b"picture" * 50 + b"\xff\xd9"
 CUT_JPEG = JPEG[:-100]
 
@@ -140,10 +140,10 @@ async def running(source: FolderSource, put: Any) -> AsyncIterator[FolderSource]
 
 async def until(condition: Callable[[], Any], what: str = "") -> None:
     """Wait for a state."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
+    deadline = time.monotonic() + PATIENT_SECONDS
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"still not so after {DEADLINE_SECONDS} s: {what or condition.__code__.co_names}")
+            raise AssertionError(f"still not so after {PATIENT_SECONDS} s: {what or condition.__code__.co_names}")
         await asyncio.sleep(0.005)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from relayd.sources.folder_threads import Threads
+from tests.patience import PATIENT_SECONDS
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -38,7 +39,7 @@ async def test_what_a_thread_still_uses_is_closed_after_it(tmp_path: Path, fails
         threads.close(close)
         assert not closed.is_set()
         go_on.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENT_SECONDS):
             await closed.wait()
     assert seen == [tmp_path.stat().st_ino]
 

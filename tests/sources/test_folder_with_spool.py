@@ -17,6 +17,7 @@ from relayd import clock, files
 from relayd.model import Capture, Item, Order, Priority
 from relayd.sources.folder import FolderSource
 from relayd.spool import Spool, SpoolConfig
+from tests.patience import PATIENT_SECONDS
 from tests.sources.rig import CUT_JPEG, JPEG, config_for, drop, running, until, watched
 
 ORDERS = (Order(destination="somewhere", action="upload", priority=Priority.NORMAL, rule="all"),)
@@ -58,7 +59,7 @@ async def opened(path: Path, **options: Any) -> AsyncIterator[Intake]:
 
 async def ledger_has(spool: Spool, count: int) -> None:
     """Wait until the ledger knows this many files."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENT_SECONDS):
         while len(await spool.known("cam", b"", 10)) != count:  # noqa: ASYNC110 - another component's state
             await asyncio.sleep(0.01)
 

@@ -23,6 +23,7 @@ from relayd.spool import Spool, SpoolConfig
 from relayd.surroundings import Surroundings
 from tests.broker.conftest import broker_at, running, until
 from tests.broker.mosquitto import Mosquitto
+from tests.patience import PATIENT_SECONDS
 
 
 @pytest.fixture
@@ -118,7 +119,7 @@ async def test_while_the_spool_is_full_messages_stay_at_the_broker(mosquitto: Mo
         await until(lambda: "no room" in broker.view().reason, "the reason is shown")
         assert made.source.view().state == "waiting"
         made.is_full = False
-        await until(lambda: spool.counters.items == len(made.items) == 20, "all are taken once there is room", 30)
+        await until(lambda: spool.counters.items == len(made.items) == 20, "all are taken once there is room")
         assert sorted(int(item.payload or b"") for item in made.items) == list(range(20))
 
 
@@ -164,7 +165,7 @@ async def test_the_ledger_forgets_what_the_broker_has_seen(mosquitto: Mosquitto,
         async def is_empty() -> bool:
             return not await spool.known("panic", b"", 10)
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENT_SECONDS):
             while not await is_empty():  # noqa: ASYNC110 - a look into the database
                 await asyncio.sleep(0.05)
 
@@ -247,7 +248,7 @@ async def test_connections_that_break_do_not_use_up_the_pace(mosquitto: Mosquitt
             assert connection is not None
             connection[0].close()
             await until(lambda before=connection: broker._connection is not before, "broken")  # type: ignore[misc]
-        await until(lambda: spool.counters.items == 120, "all are taken at the configured pace", 12)
+        await until(lambda: spool.counters.items == 120, "all are taken at the configured pace", 18)
 
 
 async def test_silence_is_a_fault(mosquitto: Mosquitto, spool: Spool) -> None:

@@ -14,10 +14,10 @@ from typing import Any
 
 from relayd.model import Capture, Kind, OpenFile, Order, Origin, Priority
 from relayd.spool import Begun, Spool, SpoolConfig, database
+from tests.patience import PATIENT_SECONDS
 
 NOW = 1_800_000_000.0
 DAY = 86_400.0
-DEADLINE_SECONDS = 20.0
 
 
 def config(path: Path, **settings: Any) -> SpoolConfig:
@@ -127,7 +127,7 @@ async def begun(spool: Spool, to: str = "api", **settings: Any) -> Begun:
 
 async def until(true: Callable[[], bool]) -> None:
     """Wait for a state, with a deadline."""
-    end = time.monotonic() + DEADLINE_SECONDS
+    end = time.monotonic() + PATIENT_SECONDS
     while not true():
         assert time.monotonic() < end, "waited in vain"
         await asyncio.sleep(0.005)

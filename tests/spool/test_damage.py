@@ -13,7 +13,8 @@ from relayd.errors import SpoolDamaged, SpoolError
 from relayd.model import Kind, Receipt
 from relayd.spool.change import Change
 from relayd.spool.damage import look_for_damage
-from tests.spool.rig import DEADLINE_SECONDS, NOW, adds_up, begin, begun, camera_file, config, message, opened, order
+from tests.patience import PATIENT_SECONDS
+from tests.spool.rig import NOW, adds_up, begin, begun, camera_file, config, message, opened, order
 
 
 def overwrite(spool_path: Path) -> None:
@@ -32,7 +33,7 @@ async def test_damage_in_pages_that_nothing_in_hand_needs_is_noticed_all_the_sam
         overwrite(settings.path)
         assert await begin(spool) is not None, "the one who writes has all that it needs in memory"
         assert not spool.is_damaged
-        async with asyncio.timeout(DEADLINE_SECONDS):
+        async with asyncio.timeout(PATIENT_SECONDS):
             await look_for_damage(spool._engine, every_seconds=0.01)
         assert spool.is_damaged
 
@@ -73,7 +74,7 @@ async def test_the_writer_outlives_a_database_that_is_not_ours_any_more(tmp_path
             theirs.execute("CREATE TABLE theirs (x)")
 
     async with opened(settings) as spool:
-        async with asyncio.timeout(DEADLINE_SECONDS):
+        async with asyncio.timeout(PATIENT_SECONDS):
             with pytest.raises(SpoolError):
                 await spool._engine.writer.submit(replace)
             assert spool.is_damaged

@@ -15,6 +15,7 @@ from relayd.model import Capture, Device, Finding, Item, Kind, Order, Priority, 
 from relayd.spool import Spool, SpoolConfig
 from relayd.traffic import Traffic
 from relayd.worker import Worker
+from tests.patience import PATIENT_SECONDS
 
 DEVICE = Device(id="t", name="t")
 Play = Callable[[Attempt], Awaitable[Receipt]]
@@ -84,7 +85,9 @@ class Stage:
         )
         return await self.spool.put(capture, orders or (order("there"),), now=clock.now())
 
-    async def until(self, true: Callable[[], bool | Awaitable[bool]], what: str, seconds: float = 10.0) -> None:
+    async def until(
+        self, true: Callable[[], bool | Awaitable[bool]], what: str, seconds: float = PATIENT_SECONDS
+    ) -> None:
         """Wait for a state, with a deadline."""
         try:
             async with asyncio.timeout(seconds):

@@ -29,6 +29,7 @@ from relayd.model import Order, Outcome, Priority, Receipt
 from relayd.spool import Begun
 from relayd.traffic import Traffic
 from relayd.worker import BACKLOG_TURN, EMERGENCY_EVERY_SECONDS
+from tests.patience import PATIENT_SECONDS
 from tests.worker.stage import Played, Stage, order, stage
 
 DONE = Receipt(proof="the test says so", fields={"id": 7})
@@ -126,7 +127,7 @@ async def test_what_is_urgent_starts_at_once_beside_uploads_that_fill_every_plac
     await it.until(lambda: "high0" in there.seen, "it goes beside them")
     for number in range(3):
         await it.put(f"panic{number}", order("there", Priority.EMERGENCY))
-    await it.until(lambda: it.spool.counters.delivered == 3, "the emergencies went", 3)
+    await it.until(lambda: it.spool.counters.delivered == 3, "the emergencies went")
     assert "high1" not in there.seen, "one is enough"
     assert worker.view().under_way == 3
     gate.set()
@@ -196,7 +197,7 @@ async def test_an_item_survives_any_number_of_failed_tries_while_the_destination
 
     item = await it.put("patient")
     it.start(Played("there", away_for_a_while), cap="20ms")
-    await it.until(lambda: it.spool.counters.delivered == 1, "delivered at last", 20)
+    await it.until(lambda: it.spool.counters.delivered == 1, "delivered at last")
     detail = await it.spool.item(item.id)
     assert detail is not None
     assert detail.deliveries[0].delivery.attempts == 41
@@ -243,7 +244,7 @@ async def test_an_emergency_that_comes_during_a_pause_is_tried_at_once_and_nothi
     await it.put("high", order("there", Priority.HIGH))
     is_away = False
     await it.put("press", order("there", Priority.EMERGENCY))
-    await it.until(lambda: it.spool.counters.delivered == 4, "the press ends the pause for all", 20)
+    await it.until(lambda: it.spool.counters.delivered == 4, "the press ends the pause for all")
     assert there.seen[:2] == ["first", "press"]
 
 
@@ -263,15 +264,15 @@ async def test_an_emergency_that_comes_while_the_probe_hangs_does_not_wait_for_i
     there = Played("there", hangs)
     await it.put("slow")
     it.start(there, first="1ms", cap="1ms")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENT_SECONDS):
         await is_hung.wait()
     press = await it.put("press", order("there", Priority.EMERGENCY))
-    await it.until(lambda: there.seen[-1] == "press", "the press goes beside the probe", 20)
+    await it.until(lambda: there.seen[-1] == "press", "the press goes beside the probe")
 
     async def is_delivered() -> bool:
         return await it.state(press) == "delivered"
 
-    await it.until(is_delivered, "the press is delivered", 20)
+    await it.until(is_delivered, "the press is delivered")
 
 
 async def test_a_flood_of_emergencies_during_a_pause_is_no_storm_and_makes_the_pause_no_longer(
@@ -294,7 +295,7 @@ async def test_a_flood_of_emergencies_during_a_pause_is_no_storm_and_makes_the_p
     for tries in range(2, 6):
         now += EMERGENCY_EVERY_SECONDS
         worker.hint()
-        await it.until(lambda: len(there.seen) >= tries, "one more for each second", 20)  # noqa: B023
+        await it.until(lambda: len(there.seen) >= tries, "one more for each second")  # noqa: B023
         assert len(there.seen) == tries
     assert worker._breaker.pause is pause
     assert pause.until == until
@@ -327,7 +328,7 @@ async def test_a_wake_up_that_the_spool_refuses_is_carried_out_later(
     monkeypatch.setattr(it.spool, "wake", refuses_twice)
     monkeypatch.setattr(worker._recorder, "refused", lambda _: 0.01)
     worker.nudge(0.0)
-    await it.until(lambda: it.spool.counters.delivered == 1, "it is woken once the spool takes it", 20)
+    await it.until(lambda: it.spool.counters.delivered == 1, "it is woken once the spool takes it")
     assert not refusals
 
 
@@ -404,7 +405,7 @@ async def test_an_emergency_whose_answers_were_lost_in_an_outage_goes_at_once_wh
     await it.until(lambda: worker.view().state == "waiting", "paused after five failures in a row")
     is_up = True
     worker.nudge(0.1)
-    await it.until(lambda: it.spool.counters.delivered == 6, "all delivered, long before their backoff ends", 5)
+    await it.until(lambda: it.spool.counters.delivered == 6, "all delivered, long before their backoff ends")
 
 
 @pytest.mark.parametrize(("outage", "expected"), [(0.0, 3), (30.0, 1)], ids=["long", "short"])
@@ -471,7 +472,7 @@ async def test_a_nudge_ends_a_long_pause(it: Stage) -> None:
     await it.until(lambda: worker.view().state == "waiting", "it pauses")
     is_away = False
     worker.nudge(0.1)
-    await it.until(lambda: it.spool.counters.delivered == 1, "delivered after the nudge", 5)
+    await it.until(lambda: it.spool.counters.delivered == 1, "delivered after the nudge")
 
 
 async def test_until_an_answer_or_a_pause_it_is_not_known_whether_the_destination_is_there(it: Stage) -> None:
@@ -532,7 +533,7 @@ async def test_a_look_for_what_is_urgent_alone_ends_no_pause(it: Stage, monkeypa
     monkeypatch.setattr(it.spool, "next_due", next_due_noted)
     await it.put("owed")
     worker = it.start(Played("there", away), cap="1h")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENT_SECONDS):
         await looked.wait()
     assert worker.view().state == "waiting"
 
@@ -778,7 +779,7 @@ async def test_thousands_of_equal_failures_are_at_most_fifty_log_lines(it: Stage
         for number in range(100):
             await it.put(f"n{number}")
         it.start(Played("there", broken), concurrency=16, first="1ms", cap="1ms")
-        await it.until(lambda: tries >= 1_500, "many tries failed", 30)
+        await it.until(lambda: tries >= 1_500, "many tries failed")
     finally:
         logger.removeHandler(kept)
     assert len(lines) <= 50
