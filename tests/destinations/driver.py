@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from relayd import clock, mediatype
 from relayd.arguments import arguments_of
@@ -34,28 +35,32 @@ class PowerCut(BaseException):
 
 
 class _Dying:
-    """A step store that dies at one step: before it is stored (the effect is forgotten) or after."""
+    """A step store that dies at one step, or at the so manyth commit: before it is stored (the effect is forgotten) or
+    after."""
 
-    def __init__(self, store: StepStore, step: str, *, is_stored: bool) -> None:
+    def __init__(self, store: StepStore, dies_at: str | int, *, is_stored: bool) -> None:
         self._store = store
-        self._step = step
+        self._dies_at = dies_at
         self._is_stored = is_stored
+        self._commits = 0
 
     async def store_intent(self, delivery_id: int, name: str) -> None:
         await self._store.store_intent(delivery_id, name)
 
     async def store_step(self, delivery_id: int, name: str, result: Step) -> None:
-        if name == self._step and not self._is_stored:
-            raise PowerCut(name)
-        await self._store.store_step(delivery_id, name, result)
-        if name == self._step:
-            raise PowerCut(name)
+        await self._die(name, self._store.store_step(delivery_id, name, result))
 
     async def tell(self, delivery_ids: Sequence[int], name: str, known: Step | None) -> None:
-        if name == self._step and not self._is_stored:
+        await self._die(name, self._store.tell(delivery_ids, name, known))
+
+    async def _die(self, name: str, stored: Coroutine[Any, Any, None]) -> None:
+        self._commits += 1
+        is_here = self._dies_at in (name, self._commits)
+        if is_here and not self._is_stored:
+            stored.close()
             raise PowerCut(name)
-        await self._store.tell(delivery_ids, name, known)
-        if name == self._step:
+        await stored
+        if is_here:
             raise PowerCut(name)
 
 
@@ -117,10 +122,12 @@ class Line:
         finally:
             os.close(descriptor)
 
-    async def attempt(self, *, dies_at: str | None = None, is_stored: bool = True) -> Receipt | DeliveryError | None:
+    async def attempt(
+        self, *, dies_at: str | int | None = None, is_stored: bool = True
+    ) -> Receipt | DeliveryError | None:
         """One try: the receipt, the error that the worker would have judged, or None if nothing is owed any more.
 
-        With `dies_at` the power is cut at that step (PowerCut); `restart` before going on.
+        With `dies_at` the power is cut at that step, or that commit (PowerCut); `restart` before going on.
         """
         begun = await self._begin()
         if begun is None:
@@ -165,7 +172,7 @@ class Line:
             probe=False,
         )
 
-    def _attempt(self, begun: Begun, dies_at: str | None, *, is_stored: bool) -> Attempt:
+    def _attempt(self, begun: Begun, dies_at: str | int | None, *, is_stored: bool) -> Attempt:
         store: StepStore = self.spool if dies_at is None else _Dying(self.spool, dies_at, is_stored=is_stored)
         return Attempt(
             item=begun.item,
