@@ -56,6 +56,9 @@ FIGURES = (
     Figure("delivered", "Delivered", "value_json.spool.delivered", more=_TOTAL),
     Figure("dead", "Dead", "value_json.spool.dead", more=_COUNT),
     Figure("evicted", "Evicted", "value_json.spool.evicted", more={**_TOTAL, **_DETAIL}),
+    Figure("expired", "Expired", "value_json.spool.expired", more={**_COUNT, **_DETAIL}),
+    Figure("unclaimed", "Unclaimed", "value_json.spool.unclaimed", more={**_COUNT, **_DETAIL}),
+    Figure("dropped", "Dropped by hand", "value_json.spool.dropped", more={**_COUNT, **_DETAIL}),
     Figure(
         "spool_used",
         "Spool used",

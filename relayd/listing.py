@@ -135,7 +135,7 @@ def _delivery_document(detail: DeliveryDetail) -> dict[str, Any]:
         "ended_at": _time(detail.ended_at),
         "receipt": None if detail.receipt is None else dict(detail.receipt),
         "proof": detail.proof,
-        "dropped": detail.was_dropped,
+        "dropped": detail.delivery.state is State.DROPPED,
         "steps": {name: "done" if result is not None else "begun" for name, result in detail.steps.items()},
         "history": [_attempt(record) for record in detail.attempts],
     }
@@ -172,7 +172,8 @@ def _sentences(detail: ItemDetail, view_of: ViewOf, now: float) -> Iterator[str]
     if detail.incidents:
         yield f"It belongs to incident {' and '.join(detail.incidents)}."
     if not detail.deliveries:
-        yield "No rule wanted it, so it is kept for a while in case an incident claims it."
+        kept = ", so it is kept for a while in case an incident claims it" if detail.has_content else ""
+        yield f"No rule wanted it{kept}."
     if detail.trouble:
         said = "; ".join(map(printable, detail.trouble))
         yield f"When it came, its rules could not do all that they say: {said}."
@@ -188,7 +189,7 @@ def not_retried(detail: ItemDetail, one: DeliveryDetail) -> str | None:
     """Why a delivery that has ended is not tried again by `relayd retry`, in words; None if it would be."""
     if one.delivery.state is State.DELIVERED:
         return "it was delivered"
-    if one.was_dropped:
+    if one.delivery.state is State.DROPPED:
         return "a person dropped it"
     if not detail.has_content:
         return "it cannot be tried again, since its content is no longer kept"

@@ -39,8 +39,9 @@ class Priority(enum.IntEnum):
 class State(enum.StrEnum):
     """Where an item or one of its deliveries stands. An item is in exactly one of these, always.
 
-    An item is PENDING while any of its deliveries is, or while it is kept unclaimed; after that the worst of
-    its deliveries decides: DEAD, EVICTED, EXPIRED, DELIVERED, in this order.
+    An item is PENDING while any of its deliveries is; after that the worst of its deliveries decides: DEAD, EVICTED,
+    EXPIRED, DROPPED, DELIVERED, in this order. DROPPED: a person gave it up. UNCLAIMED is an item that no rule wanted,
+    also after it was let go; no delivery is.
     """
 
     PENDING = "pending"
@@ -48,6 +49,8 @@ class State(enum.StrEnum):
     DEAD = "dead"
     EVICTED = "evicted"
     EXPIRED = "expired"
+    UNCLAIMED = "unclaimed"
+    DROPPED = "dropped"
 
 
 class Outcome(enum.StrEnum):

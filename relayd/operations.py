@@ -190,7 +190,7 @@ class Operations:
         return {"retried": retried, "left": left}
 
     async def drop(self, item_ids: list[str]) -> dict[str, Any]:
-        """Give items up for good; their rows stay as dead, with the reason: `{"dropped": N}`."""
+        """Give items up for good; their rows stay as dropped: `{"dropped": N}`."""
         for item_id in item_ids:
             await self._detail(item_id)
         dropped = await self._spool.drop(item_ids, now=clock.now())

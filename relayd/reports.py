@@ -56,8 +56,9 @@ class Event(Stamped):
 class DeliveryEvent(Event):
     """A delivery has ended."""
 
-    type: Literal["delivered", "dead", "evicted"]
-    """`dead`: it will not be tried again unless a person says so; `evicted`: it had to make room for something else."""
+    type: Literal["delivered", "dead", "evicted", "dropped"]
+    """`dead`: it will not be tried again unless a person says so; `evicted`: it had to make room for something else;
+    `dropped`: a person gave it up."""
     item: str
     """Id of the item."""
     name: str
@@ -72,7 +73,7 @@ class DeliveryEvent(Event):
     """What was to be done with it there."""
     rule: str
     """Which rule asked for it."""
-    state: Literal["delivered", "dead", "expired", "evicted"]
+    state: Literal["delivered", "dead", "expired", "evicted", "dropped"]
     """As `relayd items` shows it; `expired`: given up for its age."""
     attempts: int
     """How often it was tried."""

@@ -50,7 +50,8 @@ class ConfigStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpoolStatus:
-    """`items` = pending + delivered + dead + evicted + expired: every item ever accepted, across restarts."""
+    """`items` = pending + delivered + dead + evicted + expired + unclaimed + dropped: every item ever accepted, across
+    restarts. `unclaimed`: no rule wanted it; `dropped`: a person gave it up."""
 
     items: int
     bytes: int
@@ -61,6 +62,8 @@ class SpoolStatus:
     dead: int
     evicted: int
     expired: int
+    unclaimed: int
+    dropped: int
     oldest_pending_seconds: float | None
 
 
@@ -215,6 +218,8 @@ async def _spool(spool: Spool) -> SpoolStatus:
         dead=counters.dead,
         evicted=counters.evicted,
         expired=counters.expired,
+        unclaimed=counters.unclaimed,
+        dropped=counters.dropped,
         oldest_pending_seconds=None if oldest is None else max(0.0, round(clock.now() - oldest, 3)),
     )
 

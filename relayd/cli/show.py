@@ -17,7 +17,7 @@ from relayd.errors import NoRelay, RelaydError
 
 REDRAW_SECONDS = 1.0
 LONGEST_PAGE = 1000
-STATES = ("pending", "delivered", "dead", "evicted", "expired", "quarantined")
+STATES = ("pending", "delivered", "dead", "evicted", "expired", "unclaimed", "dropped", "quarantined")
 
 
 @click.command()

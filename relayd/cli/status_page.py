@@ -13,6 +13,8 @@ from relayd.cli.phrases import count, local, relative, size, span, when
 from relayd.cli.tables import Block, Column, Line, Table
 
 GAUGE_CELLS = 20
+_ENDED = ("delivered", "dead", "evicted", "expired", "unclaimed", "dropped")
+"""How an item may have ended; a relay of an older version does not count all of them."""
 
 _SOURCES = (
     Column("source", gives_way=True),
@@ -70,7 +72,7 @@ def _spool(spool: Mapping[str, Any]) -> Iterator[Block]:
     )
     oldest = spool["oldest_pending_seconds"]
     waiting = "" if oldest is None else f" (oldest for {span(oldest)})"
-    ended = ", ".join(f"{count(spool[state])} {state}" for state in ("delivered", "dead", "evicted", "expired"))
+    ended = ", ".join(f"{count(spool[state])} {state}" for state in _ENDED if state in spool)
     yield Line(f"items {count(spool['items'])}: {count(spool['pending'])} pending{waiting}, {ended}")
 
 

@@ -32,6 +32,8 @@ _STYLES = {
     "dead": "bold red",
     "evicted": "red",
     "expired": "red",
+    "unclaimed": "dim",
+    "dropped": "dim",
     "removed": "dim",
     "quarantined": "red",
     "lost": "bold red",

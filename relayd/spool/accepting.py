@@ -20,10 +20,11 @@ from relayd.spool.rows import (
     attributes_of,
     item_from,
     location_of,
+    priority_of,
     signed,
     trouble_to_json,
 )
-from relayd.spool.states import create_deliveries, settle
+from relayd.spool.states import add_deliveries, create_deliveries, settle
 from relayd.spool.tying import Ties, tie
 
 
@@ -55,23 +56,30 @@ def accept(
         if known is not None:
             return _existing(change, known, capture, content, now)
     item = _new_item(capture, content, item_id, now)
-    seq = _insert(change, item, capture, UNCLAIMED, trouble)
+    seq = _insert(change, item, capture, UNCLAIMED if ties else priority_of(orders), trouble)
     if ties is None:
         create_deliveries(change, seq, orders, now=now)
     else:
-        tie(change, seq, item, ties, now=now)
+        orders = tie(change, seq, item, ties, now=now)
+        _wanted(change, seq, orders)
     if origin is not None:
         remember(change, capture.source, origin, item=item_id, reason=None, now=now)
     subject = source_subject(capture.source)
     change.count("accepted")
     change.count("stored")
-    change.count(State.PENDING)
+    change.count(State.PENDING if orders else State.UNCLAIMED)
     change.count("bytes", content.size_bytes)
     if item.kind is Kind.MEDIA:
         change.count("media_bytes", on_disk(content.size_bytes))
     change.count("captured", 1, subject)
     change.mark("last_at_ms", now, subject)
     return item
+
+
+def _wanted(change: Change, seq: int, orders: Sequence[Order]) -> None:
+    """Rules that decide in the transaction may want what was stored as unclaimed."""
+    if orders:
+        change.db.execute("UPDATE items SET state = 'pending', priority = ? WHERE seq = ?", (priority_of(orders), seq))
 
 
 def add_orders(change: Change, item_id: str, orders: Sequence[Order], *, now: float) -> None:
@@ -81,7 +89,7 @@ def add_orders(change: Change, item_id: str, orders: Sequence[Order], *, now: fl
         raise SpoolError(f"no item {item_id} in the spool")
     if not row["has_content"]:
         raise SpoolError(f"the content of item {item_id} is no longer kept, so nothing more can be sent of it")
-    create_deliveries(change, row["seq"], orders, now=now)
+    add_deliveries(change, row["seq"], orders, now=now)
     settle(change, row["seq"], now=now)
 
 
@@ -164,7 +172,7 @@ def _insert(change: Change, item: Item, capture: Capture, priority: int, trouble
     cursor = change.db.execute(
         "INSERT INTO items (id, source, name, kind, content_type, size_bytes, sha256, md5, captured_at, accepted_at,"
         " payload, topic, attributes, location, origin_path, state, priority, has_content, trouble)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?, 1, ?)",
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?)",
         (
             item.id,
             item.source,
@@ -181,6 +189,7 @@ def _insert(change: Change, item: Item, capture: Capture, priority: int, trouble
             attributes_of(capture),
             location_of(item.location),
             None if capture.file is None else capture.file.origin.path,
+            State.UNCLAIMED if priority == UNCLAIMED else State.PENDING,
             priority,
             trouble_to_json(trouble),
         ),

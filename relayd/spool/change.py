@@ -128,6 +128,7 @@ class Tally:
                 dead=self.value("dead", subject),
                 evicted=self.value("evicted", subject),
                 expired=self.value("expired", subject),
+                dropped=self.value("dropped", subject),
                 bytes_sent=self.value("bytes_sent", subject),
                 last_success_at=self._moment("last_success_at_ms", subject),
             )

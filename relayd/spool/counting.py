@@ -19,9 +19,7 @@ def recount(db: sqlite3.Connection) -> dict[Key, int]:
     for subject in _subjects(db, "destination:"):
         counted |= dict.fromkeys(((subject, state.value) for state in State), 0)
         counted[subject, State.DELIVERED] = _remembered(db, subject, "purged.delivered")
-    for row in db.execute(
-        "SELECT destination, state, count(*) AS number FROM deliveries WHERE dropped = 0 GROUP BY destination, state"
-    ):
+    for row in db.execute("SELECT destination, state, count(*) AS number FROM deliveries GROUP BY destination, state"):
         key = (destination_subject(row["destination"]), row["state"])
         counted[key] = counted.get(key, 0) + row["number"]
     for subject in _subjects(db, "source:"):

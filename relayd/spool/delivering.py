@@ -26,7 +26,7 @@ from relayd.spool.rows import (
 from relayd.spool.states import (
     LANES,
     MEDIA_LANE,
-    create_deliveries,
+    add_deliveries,
     free_content,
     move_delivery,
     settle,
@@ -136,7 +136,7 @@ def wake(change: Change, *, destination: str, now: float, due_at: float, exclude
 def lose(change: Change, item_row: sqlite3.Row, trouble: str, *, now: float) -> None:
     """The media of an item is not there any more: what is still owed of it can never be sent."""
     rows = change.db.execute(
-        "SELECT id, destination, state, dropped FROM deliveries WHERE item = ? AND state = 'pending'",
+        "SELECT id, destination, state FROM deliveries WHERE item = ? AND state = 'pending'",
         (item_row["seq"],),
     ).fetchall()
     for row in rows:
@@ -162,7 +162,7 @@ def record_delivered(change: Change, delivery: int, receipt: Receipt, *, now: fl
     change.mark("last_success_at_ms", now, subject)
     follow_ups = orders_from_json(row["follow_ups"])
     owed = [order for order in follow_ups if not (order.opens and is_ordered(change.db, order))]
-    create_deliveries(change, row["item"], owed, parent_receipt=receipt.fields, now=now)
+    add_deliveries(change, row["item"], owed, parent_receipt=receipt.fields, now=now)
     give_remote(change, row, receipt.fields, now=now)
     settle(change, row["item"], now=now)
 

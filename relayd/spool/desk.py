@@ -77,7 +77,7 @@ class Desk:
         return total
 
     async def drop(self, item_ids: Sequence[str], *, now: float) -> int:
-        """Give items up for good: their deliveries are dead with the reason, their content goes. How many items."""
+        """Give items up for good: their deliveries are dropped, their content goes. How many items."""
         total = 0
         for start in range(0, len(item_ids), NAMED_AT_ONCE):
             page = item_ids[start : start + NAMED_AT_ONCE]
@@ -114,6 +114,8 @@ class Desk:
             dead=tally.value(State.DEAD),
             evicted=tally.value(State.EVICTED),
             expired=tally.value(State.EXPIRED),
+            unclaimed=tally.value(State.UNCLAIMED),
+            dropped=tally.value(State.DROPPED),
             bytes=tally.value("bytes"),
             max_bytes=engine.config.max_size,
             free_bytes=Disk.of(engine.folder.root).free_bytes,

@@ -44,10 +44,10 @@ class SpoolConfig(Section):
     when_full: Literal["evict-lower", "evict-oldest", "wait"] = "evict-lower"
     """What makes room. `evict-lower`: an undelivered item only for one of a higher priority; equals wait at their
     source. `evict-oldest`: the oldest of the same priority, too. `wait`: nothing undelivered is ever given up."""
-    keep_delivered: Duration = written("1d", ge=0)
-    """How long a delivered item stays in the lists; its media goes at once."""
+    keep_delivered: Duration = written("30d", ge=0)
+    """How long the record of a delivered item stays in the lists; its media goes at once."""
     keep_dead: Duration = written("30d", ge=0)
-    """How long a dead or expired item is kept for `relayd retry`, media included."""
+    """How long a dead or expired item is kept for `relayd retry`, media included; and the record of a dropped one."""
     keep_unclaimed: Duration = written("10m", ge=0)
     """How long media that no rule wanted is kept, so that an incident can still claim it."""
     give_up_after: Duration = written("30d", gt=0)

@@ -246,6 +246,5 @@ def _detail(db: sqlite3.Connection, row: sqlite3.Row, item_id: str) -> DeliveryD
         receipt=None if row["receipt"] is None else fields_from(row["receipt"]),
         proof=row["proof"],
         ended_at=row["ended_at"],
-        was_dropped=bool(row["dropped"]),
         is_replaced=row["state"] in (State.DEAD, State.EXPIRED, State.EVICTED) and tying.is_replaced(db, row["id"]),
     )

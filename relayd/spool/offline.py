@@ -146,7 +146,7 @@ def _check_counters(db: sqlite3.Connection, findings: _Findings) -> None:
 def _check_states(db: sqlite3.Connection, findings: _Findings) -> None:
     for row in _all_items(db, findings):
         found = {State(one[0]) for one in db.execute("SELECT state FROM deliveries WHERE item = ?", (row["seq"],))}
-        if found and state_of(found) != row["state"]:
+        if (found or row["state"] == State.PENDING) and state_of(found) != row["state"]:
             findings.add("states", f"item {row['id']} is {row['state']}, its deliveries make it {state_of(found)}")
 
 

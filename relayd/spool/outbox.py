@@ -22,7 +22,13 @@ SCHEMA = 1
 LONGEST_TEXT = 1_000
 LONGEST_RECEIPT = 8_192
 
-_TYPES = {State.DELIVERED: "delivered", State.DEAD: "dead", State.EXPIRED: "dead", State.EVICTED: "evicted"}
+_TYPES = {
+    State.DELIVERED: "delivered",
+    State.DEAD: "dead",
+    State.EXPIRED: "dead",
+    State.EVICTED: "evicted",
+    State.DROPPED: "dropped",
+}
 """What the fleet is told of a delivery that ended; an expired one is as dead as any, its `state` says the rest."""
 
 

@@ -63,7 +63,6 @@ class DeliveryDetail:
     receipt: Fields | None
     proof: str | None
     ended_at: float | None
-    was_dropped: bool
     is_replaced: bool = False
 
 
@@ -116,7 +115,7 @@ class SourceCounters:
 class DestinationCounters:
     """`delivered` and `bytes_sent` count for ever; the others are deliveries in that state now.
 
-    `dead` are those that may want a person: not the ones that were dropped by hand.
+    `dead` are those that may want a person; `dropped` are those that a person gave up.
     """
 
     pending: int = 0
@@ -124,13 +123,15 @@ class DestinationCounters:
     dead: int = 0
     evicted: int = 0
     expired: int = 0
+    dropped: int = 0
     bytes_sent: int = 0
     last_success_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpoolCounters:
-    """`items` ever accepted = pending + delivered + dead + evicted + expired, across restarts and purges.
+    """`items` ever accepted = pending + delivered + dead + evicted + expired + unclaimed + dropped, across restarts and
+    purges: `unclaimed` also counts what no rule wanted and is gone.
 
     `stored` items still have a row; `bytes` of content are kept, of at most `max_bytes`; `free_bytes` is what the file
     system has left for us.
@@ -143,6 +144,8 @@ class SpoolCounters:
     dead: int
     evicted: int
     expired: int
+    unclaimed: int
+    dropped: int
     bytes: int
     max_bytes: int
     free_bytes: int

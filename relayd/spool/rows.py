@@ -37,6 +37,9 @@ ITEM_COLUMNS = (
 MOST_TROUBLE, LONGEST_TROUBLE = 20, 1_000
 """Sentences kept of what the rules could not answer, and characters of each."""
 
+NO_TROUBLE = "[]"
+"""As the column says it."""
+
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _TIME_LETTERS, _CHANCE_LETTERS = 10, 8

@@ -226,8 +226,9 @@ def correct_states(db: sqlite3.Connection, *, now: float) -> int:
     count = 0
     for row in db.execute("SELECT seq, state, priority FROM items").fetchall():
         found = {State(one[0]) for one in db.execute("SELECT state FROM deliveries WHERE item = ?", (row["seq"],))}
-        if not found and row["state"] == State.PENDING and row["priority"] != UNCLAIMED:
-            _set_state(db, row["seq"], State.DEAD, _LOST, now)
+        if not found and row["state"] == State.PENDING:
+            is_unclaimed = row["priority"] == UNCLAIMED
+            _set_state(db, row["seq"], *((State.UNCLAIMED, "") if is_unclaimed else (State.DEAD, _LOST)), now)
             count += 1
         elif found and state_of(found) != row["state"]:
             _set_state(db, row["seq"], state_of(found), "", now)
@@ -238,7 +239,7 @@ def correct_states(db: sqlite3.Connection, *, now: float) -> int:
 def _set_state(db: sqlite3.Connection, item: int, state: State, reason: str, now: float) -> None:
     db.execute(
         "UPDATE items SET state = ?, reason = ?, ended_at = ? WHERE seq = ?",
-        (state, reason, None if state is State.PENDING else now, item),
+        (state, reason, None if state in (State.PENDING, State.UNCLAIMED) else now, item),
     )
 
 

@@ -19,11 +19,11 @@ CREATE TABLE items (
     attributes   TEXT NOT NULL DEFAULT '{}', -- JSON object of strings from a path template
     location     TEXT, -- JSON object of the position at capture, if known
     origin_path  BLOB, -- path below its source's folder, as raw bytes, if it was a file
-    state        TEXT NOT NULL CHECK (state IN ('pending', 'delivered', 'dead', 'evicted', 'expired')), -- follows from its deliveries
+    state        TEXT NOT NULL CHECK (state IN ('pending', 'delivered', 'dead', 'evicted', 'expired', 'unclaimed', 'dropped')), -- follows from its deliveries; unclaimed: it has none
     priority     INTEGER NOT NULL CHECK (priority BETWEEN 0 AND 4), -- most urgent of its deliveries; 4: no rule wanted it
     has_content  INTEGER NOT NULL CHECK (has_content IN (0, 1)), -- whether the media file or the payload is still kept
-    ended_at     REAL, -- when it stopped being pending; NULL while it is
-    reason       TEXT NOT NULL DEFAULT '', -- why it ended, where no delivery can tell: evicted, unclaimed
+    ended_at     REAL, -- when it stopped being pending, or unclaimed; NULL while it is
+    reason       TEXT NOT NULL DEFAULT '', -- why it ended, where no delivery can tell
     trouble      TEXT NOT NULL DEFAULT '[]' -- JSON list of sentences: what of the rules could not be answered when it came
 ) STRICT;
 
@@ -45,7 +45,7 @@ CREATE TABLE deliveries (
     action         TEXT NOT NULL, -- which of the destination's actions
     rule           TEXT NOT NULL, -- name of the rule that asked for it
     priority       INTEGER NOT NULL CHECK (priority BETWEEN 0 AND 3), -- 0 emergency, 1 high, 2 normal, 3 bulk
-    state          TEXT NOT NULL CHECK (state IN ('pending', 'delivered', 'dead', 'evicted', 'expired')), -- there is no "running"
+    state          TEXT NOT NULL CHECK (state IN ('pending', 'delivered', 'dead', 'evicted', 'expired', 'dropped')), -- there is no "running"; dropped: a person gave it up
     attempts       INTEGER NOT NULL DEFAULT 0, -- tries begun: charged before each of them
     created_at     REAL NOT NULL, -- when it was ordered
     owed_since     REAL NOT NULL, -- giving up as too old counts from here: created_at, or the last retry by hand
@@ -57,7 +57,7 @@ CREATE TABLE deliveries (
     receipt        TEXT, -- JSON object: what the destination gave back
     proof          TEXT, -- what proves the delivery, in words
     ended_at       REAL, -- when it stopped being pending; NULL while it is
-    dropped        INTEGER NOT NULL DEFAULT 0 CHECK (dropped IN (0, 1)), -- a person gave it up: dead, but no longer a worry
+    dropped        INTEGER NOT NULL DEFAULT 0 CHECK (dropped IN (0, 1)), -- of shapes before 8, where it stood for a state of its own; 0 since then
     incident       TEXT NOT NULL DEFAULT '', -- id of the incident it was ordered in; '' if none
     waits_for      TEXT NOT NULL DEFAULT '', -- JSON list of remote ids of the incident that are not known yet; '' if none
     opens          TEXT NOT NULL DEFAULT '', -- JSON list of receipt fields that become remote ids of the incident; '' if none

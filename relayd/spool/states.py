@@ -18,7 +18,7 @@ from relayd.spool.limits import on_disk
 from relayd.spool.outbox import report_end
 from relayd.spool.rows import names_to_column, orders_to_json, priority_of, to_json
 
-_WORST_FIRST = (State.DEAD, State.EVICTED, State.EXPIRED, State.DELIVERED)
+_WORST_FIRST = (State.DEAD, State.EVICTED, State.EXPIRED, State.DROPPED, State.DELIVERED)
 
 MESSAGE_LANE, MEDIA_LANE, LAST_LANE = 0, 1, 2
 """Order inside a priority: messages of incidents, their media (the newest first), and everything else."""
@@ -26,8 +26,10 @@ LANES = (MESSAGE_LANE, MEDIA_LANE, LAST_LANE)
 
 
 def state_of(deliveries: Collection[State]) -> State:
-    """The state of an item whose deliveries are in these states. Without any it is kept unclaimed: pending."""
-    if not deliveries or State.PENDING in deliveries:
+    """The state of an item whose deliveries are in these states. Without any it is unclaimed."""
+    if not deliveries:
+        return State.UNCLAIMED
+    if State.PENDING in deliveries:
         return State.PENDING
     return next(state for state in _WORST_FIRST if state in deliveries)
 
@@ -35,7 +37,7 @@ def state_of(deliveries: Collection[State]) -> State:
 def create_deliveries(
     change: Change, item: int, orders: Sequence[Order], *, parent_receipt: Fields | None = None, now: float
 ) -> None:
-    """Owe these for an item; it becomes, or stays, pending. Those that need remote ids not known yet wait for them."""
+    """Owe these for an item that is pending, or becomes so. Those that need remote ids not known yet wait for them."""
     if not orders:
         return
     kind = change.db.execute("SELECT kind FROM items WHERE seq = ?", (item,)).fetchone()["kind"]
@@ -71,27 +73,34 @@ def create_deliveries(
         )
         change.count("pending", 1, destination_subject(order.destination))
         change.hints.add(order.destination)
-    change.db.execute("UPDATE items SET priority = ?1 WHERE seq = ?2 AND priority > ?1", (priority_of(orders), item))
 
 
-def move_delivery(
-    change: Change, row: sqlite3.Row, state: State, *, reason: str, now: float, was_dropped: bool = False
+def add_deliveries(
+    change: Change, item: int, orders: Sequence[Order], *, parent_receipt: Fields | None = None, now: float
 ) -> None:
+    """The same for an item that may be owed to others already, or may have ended: it is as urgent as the most urgent.
+    `settle` comes after it."""
+    if orders:
+        create_deliveries(change, item, orders, parent_receipt=parent_receipt, now=now)
+        change.db.execute(
+            "UPDATE items SET priority = ?1 WHERE seq = ?2 AND priority > ?1", (priority_of(orders), item)
+        )
+
+
+def move_delivery(change: Change, row: sqlite3.Row, state: State, *, reason: str, now: float) -> None:
     """Bring one delivery (a row with its id) into another state. Its own state is read anew: what happened to another
     delivery of the same incident may have moved this one, too. What was dropped waits for nothing any more."""
     row = change.db.execute(
-        "SELECT id, destination, state, dropped, incident, brings FROM deliveries WHERE id = ?", (row["id"],)
+        "SELECT id, destination, state, incident, brings FROM deliveries WHERE id = ?", (row["id"],)
     ).fetchone()
     change.db.execute(
-        "UPDATE deliveries SET state = ?1, reason = ?2, ended_at = ?3, dropped = ?4,"
-        " waits_for = CASE WHEN ?4 THEN '' ELSE waits_for END WHERE id = ?5",
-        (state, reason, None if state is State.PENDING else now, int(was_dropped), row["id"]),
+        "UPDATE deliveries SET state = ?1, reason = ?2, ended_at = ?3,"
+        " waits_for = CASE ?1 WHEN 'dropped' THEN '' ELSE waits_for END WHERE id = ?4",
+        (state, reason, None if state is State.PENDING else now, row["id"]),
     )
     subject = destination_subject(row["destination"])
-    if not row["dropped"]:
-        change.count(row["state"], -1, subject)
-    if not was_dropped:
-        change.count(state, 1, subject)
+    change.count(row["state"], -1, subject)
+    change.count(state, 1, subject)
     report_end(change, row["id"], state, now=now)
     if row["incident"] and row["brings"]:
         change.touched[row["incident"]] = now
@@ -110,7 +119,7 @@ def set_item_state(change: Change, item: int, state: State, *, reason: str = "",
     if row["state"] != state:
         change.db.execute(
             "UPDATE items SET state = ?, reason = ?, ended_at = ? WHERE seq = ?",
-            (state, reason, None if state is State.PENDING else now, item),
+            (state, reason, None if state in (State.PENDING, State.UNCLAIMED) else now, item),
         )
         change.count(row["state"], -1)
         change.count(state, 1)

@@ -76,7 +76,7 @@ def _move_arrivals(change: Change, before: Stamp, stamp: Stamp) -> None:
     media = "items INDEXED BY items_media", "kind = 'media' AND has_content = 1"
     unclaimed = (
         "items INDEXED BY items_kept",
-        "has_content = 1 AND priority = 4 AND state = 'pending' AND kind <> 'media'",
+        "has_content = 1 AND priority = 4 AND state = 'unclaimed' AND kind <> 'media'",
     )
     for what, which in (media, unclaimed):
         change.db.execute(

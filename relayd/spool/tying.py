@@ -30,7 +30,7 @@ from relayd.spool.rows import (
     trouble_from,
     trouble_to_json,
 )
-from relayd.spool.states import brought_by, create_deliveries, settle
+from relayd.spool.states import add_deliveries, brought_by, create_deliveries, settle
 
 CLAIMED_AT_ONCE = 50
 """Items that one transaction claims at most: bounds how long an emergency's commit waits behind it."""
@@ -99,7 +99,7 @@ def claim(change: Change, incident_id: str, ties: Ties, *, now: float) -> int:
         _belong(change, incident, seq)
         wanted = ties.orders(item, [incident])
         orders = _missing(change, seq, [one for one in wanted if not (one.opens and is_ordered(change.db, one))])
-        create_deliveries(change, seq, orders, now=now)
+        add_deliveries(change, seq, orders, now=now)
         if orders:
             settle(change, seq, now=now)
         count += 1

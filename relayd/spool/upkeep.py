@@ -15,6 +15,7 @@ from relayd.model import Kind, State
 from relayd.spool import database, incident_rows, tying, waiting
 from relayd.spool.change import Change, destination_subject
 from relayd.spool.limits import UNCLAIMED
+from relayd.spool.rows import NO_TROUBLE
 from relayd.spool.states import free_content, move_delivery, set_item_state, settle
 
 AT_ONCE = 500
@@ -26,13 +27,17 @@ CANDIDATES_AT_ONCE = 100_000
 IDS_LOGGED = 5
 """How many ids one line of the log names."""
 
+_BY_HAND = "dropped by hand"
+_GIVEN_UP_WHOLE = (State.UNCLAIMED, State.DEAD, State.EXPIRED)
+"""An item in one of these that owes nothing to anybody is dropped as a whole."""
+
 _OPENS = (
     "SELECT 1 FROM deliveries JOIN incidents ON incidents.id = deliveries.incident"
     " WHERE deliveries.item = items.seq AND brings <> '' AND closed_at IS NULL"
 )
 """What asked for the remote ids of an incident that is open: without it they would be asked for again."""
 
-_DELIVERY = "id, item, destination, state, dropped"
+_DELIVERY = "id, item, destination, state"
 _FAILED = (
     "deliveries.id, item, destination, incident, waits_for, deliveries.state, has_content FROM deliveries"
     " JOIN items ON items.seq = item WHERE deliveries.state IN ('dead', 'expired', 'evicted')"
@@ -81,25 +86,25 @@ def _is_pending(change: Change, delivery: int) -> bool:
 
 
 def drop(change: Change, item_ids: Sequence[str], *, now: float) -> int:
-    """Give items up by hand: what is still owed of them is dead, and their content goes. How many had something."""
+    """Give items up by hand: what is still owed of them is dropped, and their content goes. How many had something."""
     count = 0
     for item_id in item_ids:
         item = change.db.execute("SELECT seq, state FROM items WHERE id = ?", (item_id,)).fetchone()
         if item is None or item["state"] in (State.DELIVERED, State.EVICTED):
             continue
         rows = change.db.execute(
-            f"SELECT {_DELIVERY} FROM deliveries WHERE item = ? AND state IN ('pending', 'dead', 'expired')"  # noqa: S608
-            " AND dropped = 0",
+            f"SELECT {_DELIVERY} FROM deliveries WHERE item = ? AND state IN ('pending', 'dead', 'expired')",  # noqa: S608
             (item["seq"],),
         ).fetchall()
         for row in rows:
-            move_delivery(change, row, State.DEAD, reason="dropped by hand", now=now, was_dropped=True)
+            move_delivery(change, row, State.DROPPED, reason=_BY_HAND, now=now)
+        is_ending = bool(rows) or item["state"] in _GIVEN_UP_WHOLE
         if rows:
             settle(change, item["seq"], now=now)
-        elif item["state"] == State.PENDING:
-            set_item_state(change, item["seq"], State.DEAD, reason="dropped by hand", now=now)
+        elif is_ending:
+            set_item_state(change, item["seq"], State.DROPPED, reason=_BY_HAND, now=now)
         freed = free_content(change, item["seq"])
-        count += int(bool(rows) or freed > 0 or item["state"] == State.PENDING)
+        count += int(is_ending or freed > 0)
     return count
 
 
@@ -123,15 +128,23 @@ def expire(change: Change, *, now: float, give_up_after: float, min_attempts: in
 def expire_unclaimed(change: Change, *, now: float, keep_unclaimed: float) -> int:
     """Let go of what no rule wanted and no incident claimed in time; and of what was delivered and stayed for that."""
     rows = change.db.execute(
-        "SELECT seq, accepted_at FROM items INDEXED BY items_kept WHERE has_content = 1 AND priority = ?"
-        " AND state = 'pending' ORDER BY seq LIMIT ?",
+        "SELECT seq, accepted_at, trouble FROM items INDEXED BY items_kept WHERE has_content = 1 AND priority = ?"
+        " AND state = 'unclaimed' ORDER BY seq LIMIT ?",
         (UNCLAIMED, AT_ONCE),
     ).fetchall()
-    old = [row["seq"] for row in rows if not _is_young(row, now, keep_unclaimed)]
-    for seq in old:
-        set_item_state(change, seq, State.EXPIRED, reason="no rule wanted it", now=now)
-        free_content(change, seq)
+    old = [row for row in rows if not _is_young(row, now, keep_unclaimed)]
+    for row in old:
+        let_go_unclaimed(change, row, now=now)
     return len(old) + _free_delivered(change, now, keep_unclaimed)
+
+
+def let_go_unclaimed(change: Change, row: sqlite3.Row, *, now: float) -> None:
+    """It leaves no row; only where rules could not be asked as they are written, what they said stays to be read."""
+    if row["trouble"] == NO_TROUBLE:
+        _forget(change, row["seq"], State.UNCLAIMED)
+        return
+    free_content(change, row["seq"])
+    change.db.execute("UPDATE items SET ended_at = ?, reason = 'no rule wanted it' WHERE seq = ?", (now, row["seq"]))
 
 
 def _free_delivered(change: Change, now: float, keep_seconds: float) -> int:
@@ -217,10 +230,10 @@ def _evictable(db: sqlite3.Connection, room: Room) -> Iterator[sqlite3.Row]:
         if priority >= newcomer:
             classes += [(priority, state) for state in (State.EXPIRED, State.EVICTED, State.DEAD)]
         if _may_go_undelivered(priority, room):
-            classes.append((priority, State.PENDING))
+            classes.append((priority, State.UNCLAIMED if priority == UNCLAIMED else State.PENDING))
     for priority, state in classes:
         yield from db.execute(
-            "SELECT seq, id, kind, size_bytes, state, priority FROM items INDEXED BY items_kept"  # noqa: S608
+            "SELECT seq, id, kind, size_bytes, state, priority, trouble FROM items INDEXED BY items_kept"  # noqa: S608
             " WHERE has_content = 1 AND priority = ? AND state = ?"
             f"{f' AND NOT EXISTS ({_OPENS})' if state is State.DELIVERED else ''} ORDER BY seq",
             (priority, state),
@@ -241,6 +254,9 @@ def _evict_one(change: Change, row: sqlite3.Row, now: float) -> None:
     if row["state"] == State.DELIVERED:
         _forget(change, row["seq"], State.DELIVERED)
         return
+    if row["state"] == State.UNCLAIMED:
+        let_go_unclaimed(change, row, now=now)
+        return
     reason = "evicted: no room in the spool"
     deliveries = change.db.execute(
         f"SELECT {_DELIVERY} FROM deliveries WHERE item = ? AND state = 'pending'",  # noqa: S608
@@ -250,8 +266,6 @@ def _evict_one(change: Change, row: sqlite3.Row, now: float) -> None:
         move_delivery(change, delivery, State.EVICTED, reason=reason, now=now)
     if deliveries:
         settle(change, row["seq"], now=now)
-    elif row["state"] == State.PENDING:
-        set_item_state(change, row["seq"], State.EVICTED, reason=reason, now=now)
     free_content(change, row["seq"])
 
 
@@ -263,8 +277,7 @@ def _forget(change: Change, item: int, state: State) -> None:
     """Remove an ended item's rows; the counters keep counting it."""
     free_content(change, item)
     rows = change.db.execute(
-        "SELECT destination, state, count(*) AS number FROM deliveries WHERE item = ? AND dropped = 0"
-        " GROUP BY destination, state",
+        "SELECT destination, state, count(*) AS number FROM deliveries WHERE item = ? GROUP BY destination, state",
         (item,),
     ).fetchall()
     for row in rows:

@@ -22,7 +22,7 @@ from relayd.spool.states import known_of, move_delivery, remote_of, settle, unme
 MOVED_AT_ONCE = 500
 """Deliveries of one kind that one operation moves at most: bounds how long an emergency's commit waits behind it."""
 
-_NEVER = (State.DEAD, State.EXPIRED, State.EVICTED)
+_NEVER = (State.DEAD, State.EXPIRED, State.EVICTED, State.DROPPED)
 
 
 def give_remote(change: Change, row: sqlite3.Row, receipt: Fields, *, now: float) -> None:
@@ -137,7 +137,7 @@ class _Look:
         rows = self.change.db.execute(
             "SELECT deliveries.id, item FROM deliveries INDEXED BY deliveries_waiting JOIN items ON items.seq = item"
             " WHERE incident = ? AND deliveries.state = ? AND waits_for <> '' AND waits_for = ?"
-            " AND dropped = 0 AND has_content = 1 LIMIT ?",
+            " AND has_content = 1 LIMIT ?",
             (self.incident, state, kind, MOVED_AT_ONCE),
         ).fetchall()
         for row in rows:

@@ -31,6 +31,9 @@ FileName = Annotated[str, PlainValidator(_file_name)]
 """Unlike Name, it may hold bytes that are no UTF-8, as surrogate escapes."""
 
 
+ItemState = Literal["pending", "delivered", "dead", "evicted", "expired", "unclaimed", "dropped", "quarantined"]
+
+
 class Asked(BaseModel):
     """Base of every request."""
 
@@ -40,7 +43,7 @@ class Asked(BaseModel):
 class ItemsAsked(Asked):
     """`GET /api/v1/items?…`"""
 
-    state: Literal["pending", "delivered", "dead", "evicted", "expired", "quarantined"] | None = None
+    state: ItemState | None = None
     source: Name | None = None
     destination: Name | None = None
     before: Name | None = None

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from relayd.model import State
 from tests.crash.rig import Rig, Toll, picture
 from tests.daemon.running import wait_for
 
@@ -61,7 +62,7 @@ def test_two_hundred_files_and_forty_kills_lose_alter_and_duplicate_nothing(rig:
     assert status is not None
     spool = status["spool"]
     assert spool["items"] == FILES
-    assert spool["items"] == sum(spool[state] for state in ("pending", "delivered", "dead", "evicted", "expired"))
+    assert spool["items"] == sum(spool[state] for state in State)
 
 
 @pytest.mark.timeout(600)

@@ -153,11 +153,14 @@ def test_a_pause_holds_until_resumed(relay: RunningRelay) -> None:
     assert relay.call("pause", "absent").exit_code == 1
 
 
-def test_a_dropped_item_is_dead_and_a_retry_says_what_it_did(relay: RunningRelay, tmp_path: Path) -> None:
+def test_a_dropped_item_ends_the_alerts_and_a_retry_says_what_it_did(relay: RunningRelay, tmp_path: Path) -> None:
     sent = relay.send(picture(tmp_path / "unwanted.jpg"))
     assert relay.call("retry", sent).exit_code == 1
     assert relay.call("drop", sent).output == "1 dropped\n"
-    assert relay.json("items", "show", sent)["state"] == "dead"
+    assert relay.json("items", "show", sent)["state"] == "dropped"
+    assert [item["id"] for item in relay.json("items", "--state", "dropped")["items"]] == [sent]
+    spool = relay.json("status")["spool"]
+    assert (spool["dead"], spool["dropped"]) == (0, 1)
     assert relay.call("drop", sent).exit_code == 1
     assert "dropped" in relay.call("items", "show", sent).output
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from relayd.model import State
 from tests.broker.mosquitto import Mosquitto
 from tests.crash.rig import Rig, picture
 from tests.daemon.running import wait_for
@@ -106,11 +107,11 @@ def test_what_died_or_had_to_go_is_told_even_if_the_relay_is_killed_before_the_f
     again = Onlooker(broker)
     rig.start()
     evicted = again.wait_for("event", of_type("evicted"))
-    dead = again.wait_for("event", of_type("dead"))
+    dropped = again.wait_for("event", of_type("dropped"))
     assert (evicted["name"], evicted["reason"]) == ("bulk.jpg", "evicted: no room in the spool")
-    assert (dead["item"], dead["reason"]) == (sent[0], "dropped by hand")
+    assert (dropped["item"], dropped["reason"]) == (sent[0], "dropped by hand")
     spool = rig.json("status")["spool"]
-    assert spool["items"] == 3 == sum(spool[state] for state in ("pending", "delivered", "dead", "evicted", "expired"))
+    assert spool["items"] == 3 == sum(spool[state] for state in State)
     again.close()
 
 

@@ -37,7 +37,6 @@ class Owed:
     attempts: int = 0
     follow_up: bool = False
     steps: list[str] = field(default_factory=list)
-    was_dropped: bool = False
 
 
 @dataclass
@@ -184,11 +183,10 @@ class SpoolMachine(RuleBasedStateMachine):
         if state in (State.DELIVERED, State.EVICTED):
             return
         for owed in self.of(item_id):
-            if owed.state in (State.PENDING, State.DEAD, State.EXPIRED) and not owed.was_dropped:
-                self.move(owed, State.DEAD)
-                owed.was_dropped = True
-        if not self.of(item_id) and state is State.PENDING:
-            self.end(item_id, State.DEAD)
+            if owed.state in (State.PENDING, State.DEAD, State.EXPIRED):
+                self.move(owed, State.DROPPED)
+        if not self.of(item_id) and state is State.UNCLAIMED:
+            self.end(item_id, State.DROPPED)
         self.settle(item_id)
         self.items[item_id].has_content = False
 
@@ -213,8 +211,8 @@ class SpoolMachine(RuleBasedStateMachine):
         ]
         assert self.run(self.spool.expire_unclaimed(now=self.now, keep_unclaimed=600)) == len(old)
         for item_id in old:
-            self.end(item_id, State.EXPIRED)
-            self.items[item_id].has_content = False
+            self.purged[State.UNCLAIMED] += 1
+            del self.items[item_id]
 
     @rule()
     def purge(self) -> None:
@@ -239,8 +237,9 @@ class SpoolMachine(RuleBasedStateMachine):
         for item_id in sorted(before):
             detail = self.run(self.spool.item(item_id))
             if detail is None:
-                self.purged[State.DELIVERED] += 1
-                assert self.state(item_id) is State.DELIVERED
+                state = self.state(item_id)
+                assert state in (State.DELIVERED, State.UNCLAIMED)
+                self.purged[state] += 1
                 del self.items[item_id]
                 self.owed = {number: owed for number, owed in self.owed.items() if owed.item != item_id}
             elif not detail.has_content:
@@ -248,8 +247,6 @@ class SpoolMachine(RuleBasedStateMachine):
                 assert all(owed.priority > Priority.EMERGENCY for owed in owing)
                 for owed in owing:
                     self.move(owed, State.EVICTED)
-                if not self.of(item_id) and self.items[item_id].ended is None:
-                    self.end(item_id, State.EVICTED)
                 self.settle(item_id)
                 self.items[item_id].has_content = False
 
@@ -280,9 +277,9 @@ class SpoolMachine(RuleBasedStateMachine):
         assert counters.stored == len(self.items)
         assert counters.bytes == sum(7 for kept in self.items.values() if kept.has_content)
         for name in DESTINATIONS:
-            found = [owed for owed in self.owed.values() if owed.destination == name and not owed.was_dropped]
+            found = [owed for owed in self.owed.values() if owed.destination == name]
             counted = counters.destinations.get(name)
-            for state in (State.PENDING, State.DEAD, State.EVICTED, State.EXPIRED):
+            for state in (State.PENDING, State.DEAD, State.EVICTED, State.EXPIRED, State.DROPPED):
                 expected = sum(owed.state is state for owed in found)
                 assert (getattr(counted, state) if counted else 0) == expected, (name, state)
 
@@ -315,7 +312,6 @@ class SpoolMachine(RuleBasedStateMachine):
 
     def move(self, owed: Owed, state: State) -> None:
         owed.state = state
-        owed.was_dropped = False
 
     def end(self, item_id: str, state: State) -> None:
         self.items[item_id].ended = state
@@ -329,7 +325,7 @@ class SpoolMachine(RuleBasedStateMachine):
         if kept.ended is None:
             changed = state is not kept.__dict__.get("last")
             kept.__dict__["last"] = state
-            if state is State.PENDING:
+            if state in (State.PENDING, State.UNCLAIMED):
                 kept.ended_at = None
             elif changed:
                 kept.ended_at = self.now

@@ -170,11 +170,12 @@ async def test_of_very_many_attempts_the_first_and_the_last_are_kept(tmp_path: P
 @pytest.mark.parametrize(
     ("deliveries", "state"),
     [
-        (set(), State.PENDING),
+        (set(), State.UNCLAIMED),
         ({State.DELIVERED}, State.DELIVERED),
         ({State.DELIVERED, State.PENDING, State.DEAD}, State.PENDING),
         ({State.DELIVERED, State.EXPIRED}, State.EXPIRED),
         ({State.EVICTED, State.EXPIRED}, State.EVICTED),
+        ({State.DROPPED, State.DELIVERED}, State.DROPPED),
         (set(State) - {State.PENDING}, State.DEAD),
     ],
 )

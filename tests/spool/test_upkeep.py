@@ -79,10 +79,12 @@ async def test_media_that_no_rule_wanted_is_kept_for_a_while_then_let_go(tmp_pat
     async with opened(config(tmp_path)) as spool:
         item = await spool.put(message(b"picture", kind=Kind.MEDIA), [], now=NOW)
         assert await spool.expire_unclaimed(now=NOW + 599, keep_unclaimed=600) == 0
-        assert (await detail_of(spool, item.id)).state is State.PENDING
-        assert await spool.expire_unclaimed(now=NOW + 600, keep_unclaimed=600) == 1
         detail = await detail_of(spool, item.id)
-        assert (detail.state, detail.reason, detail.priority) == (State.EXPIRED, "no rule wanted it", None)
+        assert (detail.state, detail.priority) == (State.UNCLAIMED, None)
+        assert await spool.expire_unclaimed(now=NOW + 600, keep_unclaimed=600) == 1
+        assert await spool.item(item.id) is None
+        assert (spool.counters.unclaimed, spool.counters.pending, spool.counters.expired) == (1, 0, 0)
+        assert adds_up(spool)
         await spool._engine.settled()
         assert media_names(spool.folder) == []
 
@@ -161,10 +163,10 @@ async def test_retry_of_very_many_is_done_in_portions(tmp_path: Path) -> None:
         assert await spool.retry(None, None, now=NOW) == 1100
         assert spool.counters.pending == 1100
         assert await spool.drop([it.item.id for it in out], now=NOW) == 1100
-        assert spool.counters.dead == 1100
+        assert spool.counters.dropped == 1100
 
 
-async def test_a_dropped_item_is_dead_by_hand_frees_its_media_and_is_no_worry(tmp_path: Path) -> None:
+async def test_a_dropped_item_has_a_state_of_its_own_frees_its_media_and_is_no_worry(tmp_path: Path) -> None:
     async with opened(config(tmp_path)) as spool:
         item = await spool.put(message(b"picture", kind=Kind.MEDIA), [order("api"), order("nas")], now=NOW)
         it = await begun(spool, "nas")
@@ -172,10 +174,11 @@ async def test_a_dropped_item_is_dead_by_hand_frees_its_media_and_is_no_worry(tm
         assert await spool.drop([item.id, "unknown"], now=NOW) == 1
         assert await spool.drop([item.id], now=NOW) == 0
         detail = await detail_of(spool, item.id)
-        assert (detail.state, detail.has_content) == (State.DEAD, False)
+        assert (detail.state, detail.has_content) == (State.DROPPED, False)
         assert {one.delivery.reason for one in detail.deliveries} == {"dropped by hand"}
-        assert [one.was_dropped for one in detail.deliveries] == [True, True]
+        assert {one.delivery.state for one in detail.deliveries} == {State.DROPPED}
         assert spool.counters.destinations["api"].dead == spool.counters.destinations["nas"].dead == 0
+        assert (spool.counters.dead, spool.counters.dropped) == (0, 1)
         assert await spool.retry([item.id], None, now=NOW) == 0
         await spool._engine.settled()
         assert media_names(spool.folder) == []
