@@ -91,9 +91,9 @@ class RunningRelay:
         self.process: subprocess.Popen[bytes] | None = None
         self._entry = tuple(entry)
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self, prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         """Start it and wait until it answers."""
-        process = self.spawn()
+        process = self.spawn(prefix)
         wait_for(self._answers, "the relay answers")
         return process
 
