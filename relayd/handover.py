@@ -50,15 +50,14 @@ class HandOver:
     ) -> dict[str, Any]:
         """Take a file that a person hands over, and deliver it: `{"id": ID}`. Raises WrongRequest, SpoolFull."""
         order = _order(destination, self._action(destination, action), arguments, priority)
-        content_type = mediatype.content_type(mediatype.read_head(file.descriptor), name)
-        damage = mediatype.damage(file.descriptor, content_type)
-        if damage is not None:
-            raise WrongRequest(f"{printable(name)}: {damage}")
+        verdict = mediatype.judge(file.descriptor, name)
+        if verdict.is_refused:
+            raise WrongRequest(f"{printable(name)}: {verdict.damage}")
         capture = Capture(
             source=BY_HAND,
             name=name,
             kind=Kind.MEDIA,
-            content_type=content_type,
+            content_type=verdict.content_type,
             captured_at=file.origin.mtime_ns / 1e9,
             file=file,
         )

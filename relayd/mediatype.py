@@ -1,99 +1,109 @@
-"""What a file is, by its first bytes and then by its name, and whether it was cut off before its end.
+"""What a file is, and whether all of it is there: by what its own format says, then by its name.
 
-Promises: reads a few blocks by position, never the whole file and never past its end; the descriptor's own offset stays
-where it was. A cut FTP upload leaves a short file under its final name: `damage` finds it in JPEG, PNG, MP4 and MOV.
+Promises: reads some blocks by position, never the whole file and never past its end; no content is an error, and none
+costs more than a fixed amount of work. What a format does not tell is no flaw.
 """
 
 from __future__ import annotations
 
+import enum
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
 
-UNKNOWN = "application/octet-stream"
+from relayd.mediaformats import boxes, chunks, contradiction, documents, hollow, names, pictures, streams
+from relayd.mediaformats.content import HEAD_BYTES, Content, TooCostly, open_content
+
+UNKNOWN: Final = names.UNKNOWN
 _PLAIN = re.compile(r"[a-z0-9][a-z0-9.+-]*/[a-z0-9][a-z0-9.+-]*")
-_HEAD_BYTES = 4096
-_TAIL_BYTES = 64 * 1024
-_MOST_SEGMENTS = 4096
-_MOST_BOXES = 100_000
-_LONGEST_TRAILER = 64 * 1024 * 1024
-_PNG = b"\x89PNG\r\n\x1a\n"
-_BOX_NAME = re.compile(rb"[ -~\xa9]{4}")
+_CUT = " is cut off"
+_CUT_BEFORE = " was not finished"  # as quarantine called it before
 
-_MAGIC: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"\xff\xd8\xff", "image/jpeg"),
-    (0, _PNG, "image/png"),
-    (0, b"GIF87a", "image/gif"),
-    (0, b"GIF89a", "image/gif"),
-    (8, b"WEBP", "image/webp"),
-    (8, b"AVI ", "video/x-msvideo"),
-    (8, b"WAVE", "audio/wav"),
-    (0, b"II*\x00", "image/tiff"),
-    (0, b"MM\x00*", "image/tiff"),
-    (0, b"\x1a\x45\xdf\xa3", "video/x-matroska"),
-    (0, b"OggS", "audio/ogg"),
-    (0, b"fLaC", "audio/flac"),
-    (0, b"ID3", "audio/mpeg"),
-    (0, b"%PDF-", "application/pdf"),
-    (0, b"PK\x03\x04", "application/zip"),
-    (0, b"\x1f\x8b", "application/gzip"),
-    (0, b"FLV\x01", "video/x-flv"),
-    (0, b"\x00\x00\x01\xba", "video/mpeg"),
-    (0, b"\x00\x00\x01\xb3", "video/mpeg"),
-)
-_RIFF_TYPES = {"image/webp", "video/x-msvideo", "audio/wav"}
-_BRANDS = {
-    b"qt  ": "video/quicktime",
-    b"heic": "image/heic",
-    b"heix": "image/heic",
-    b"mif1": "image/heif",
-    b"avif": "image/avif",
-    b"M4A ": "audio/mp4",
-    b"3gp4": "video/3gpp",
-    b"3gp5": "video/3gpp",
-    b"3gp6": "video/3gpp",
-    b"3g2a": "video/3gpp2",
+_FORMATS: dict[str, Callable[[Content], str | None]] = {
+    "application/pdf": documents.pdf,
+    "application/zip": documents.zipped,
+    "audio/mp4": boxes.boxes,
+    "audio/ogg": streams.ogg,
+    "audio/wav": chunks.riff,
+    "image/avif": boxes.boxes,
+    "image/bmp": pictures.bmp,
+    "image/gif": pictures.gif,
+    "image/heic": boxes.boxes,
+    "image/heif": boxes.boxes,
+    "image/jpeg": pictures.jpeg,
+    "image/png": pictures.png,
+    "image/tiff": pictures.tiff,
+    "image/webp": chunks.riff,
+    "video/3gpp": boxes.boxes,
+    "video/3gpp2": boxes.boxes,
+    "video/mp2t": streams.transport,
+    "video/mp4": boxes.boxes,
+    "video/quicktime": boxes.boxes,
+    "video/webm": chunks.matroska,
+    "video/x-flv": streams.flv,
+    "video/x-matroska": chunks.matroska,
+    "video/x-msvideo": chunks.riff,
 }
-_EXTENSIONS = {
-    "3gp": "video/3gpp",
-    "aac": "audio/aac",
-    "avi": "video/x-msvideo",
-    "avif": "image/avif",
-    "bmp": "image/bmp",
-    "csv": "text/csv",
-    "flac": "audio/flac",
-    "gif": "image/gif",
-    "heic": "image/heic",
-    "jpe": "image/jpeg",
-    "jpeg": "image/jpeg",
-    "jpg": "image/jpeg",
-    "json": "application/json",
-    "m4a": "audio/mp4",
-    "m4v": "video/mp4",
-    "mkv": "video/x-matroska",
-    "mov": "video/quicktime",
-    "mp3": "audio/mpeg",
-    "mp4": "video/mp4",
-    "mpeg": "video/mpeg",
-    "mpg": "video/mpeg",
-    "ogg": "audio/ogg",
-    "pdf": "application/pdf",
-    "png": "image/png",
-    "svg": "image/svg+xml",
-    "tif": "image/tiff",
-    "tiff": "image/tiff",
-    "ts": "video/mp2t",
-    "txt": "text/plain",
-    "wav": "audio/wav",
-    "webm": "video/webm",
-    "webp": "image/webp",
-    "xml": "application/xml",
-    "zip": "application/zip",
-}
-# The boxes of ISO 14496-12 that a file may begin with when it has no ftyp (old QuickTime).
-_OLD_FIRST_BOXES = {b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
-_FIRST_BOXES = _OLD_FIRST_BOXES | {b"ftyp", b"styp", b"moof", b"sidx"}
-_BOX_TYPES = {"video/mp4", "video/quicktime", "video/3gpp", "video/3gpp2", "audio/mp4"}
+_MAY_HOLD_ZEROS = {"audio/wav", "image/bmp", "image/tiff", "video/x-msvideo", "application/zip"}
+"""Uncompressed pictures and silence."""
+_HAS_PADDING = {"audio/flac", "audio/mpeg", "video/webm", "video/x-matroska"}
+"""Room that was left for more words, in front of what is dense."""
+_ENDS_ARE_PADDED = {"image/jpeg", "image/png", "image/gif", "application/pdf"}
+
+
+class Fault(enum.Enum):
+    """How what is there falls short of what it should be."""
+
+    EMPTY = "nothing is there"
+    HOLLOW = "zeros, and nothing else"
+    CUT = "a part is there, which may be all that there will ever be"
+    FOREIGN = "an answer of a server, saved under the name of a picture"
+    ODD = "it is whole, but not what its name says"
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """`text` says what is wrong, for people: one sentence without its full stop."""
+
+    fault: Fault
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a file is. Without a `flaw` it is whole, as far as can be told."""
+
+    content_type: str
+    flaw: Flaw | None
+
+    @property
+    def damage(self) -> str:
+        """What is wrong with it, for people; empty if nothing is."""
+        return "" if self.flaw is None else self.flaw.text
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether nobody should have it as it is, unless a person says so."""
+        return self.flaw is not None and self.flaw.fault is not Fault.ODD
+
+
+def judge(descriptor: int, name: str) -> Verdict:
+    """What the open file is, and what is wrong with it. Raises OSError if it cannot be read."""
+    content = open_content(descriptor)
+    media_type = content_type(content.head, name)
+    if content.size == 0:
+        return Verdict(media_type, Flaw(Fault.EMPTY, "the file is empty"))
+    try:
+        return _judged(content, media_type)
+    except TooCostly:
+        return Verdict(media_type, None)
+
+
+def is_cut(reason: str) -> bool:
+    """Whether this is the text of a flaw that is Fault.CUT."""
+    return _CUT in reason or _CUT_BEFORE in reason
 
 
 def plain(content_type: str) -> str:
@@ -103,10 +113,8 @@ def plain(content_type: str) -> str:
 
 
 def content_type(head: bytes, name: str) -> str:
-    """The MIME type from the first bytes of the content (16 are enough, more are better), else from the extension."""
-    found = _by_magic(head)
-    extension = name.rpartition(".")[2].lower() if "." in name else ""
-    by_name = _EXTENSIONS.get(extension, UNKNOWN)
+    """The MIME type from the first bytes of the content (some hundred are best), else from the extension."""
+    found, by_name = names.by_magic(head), names.by_name(name)
     if found is None or (found, by_name) == ("video/x-matroska", "video/webm"):
         return by_name
     return found
@@ -114,138 +122,61 @@ def content_type(head: bytes, name: str) -> str:
 
 def extension(media_type: str) -> str:
     """The usual ending of a file of this type, with its dot; empty if there is none."""
-    usual = {"image/jpeg": ".jpg", "image/tiff": ".tif", "video/mpeg": ".mpg"}
-    found = next((ending for ending, known in _EXTENSIONS.items() if known == media_type), None)
-    return usual.get(media_type, f".{found}" if found else "")
+    return names.extension_of(media_type)
 
 
 def read_head(descriptor: int) -> bytes:
     """The first bytes, for `content_type`."""
-    return os.pread(descriptor, _HEAD_BYTES, 0)
+    return os.pread(descriptor, HEAD_BYTES, 0)
 
 
-def damage(descriptor: int, media_type: str) -> str | None:
-    """Why this content cannot be whole, in words, or None. Other types are only checked for being empty.
-
-    Content that does not begin like its type says is not judged: only its extension made it that type.
-    """
-    size = os.fstat(descriptor).st_size
-    if size == 0:
-        return "the file is empty"
-    head = read_head(descriptor)
-    if media_type == "image/jpeg":
-        return _jpeg_damage(descriptor, size, head)
-    if media_type == "image/png":
-        return _png_damage(descriptor, size, head)
-    if media_type in _BOX_TYPES:
-        return _box_damage(descriptor, size, head)
-    return None
+def _judged(content: Content, media_type: str) -> Verdict:
+    called = names.called(media_type)
+    if content.size >= names.SHORTEST and hollow.is_hollow(content):
+        words = f"the {called} is full of zeros: its content was never written"
+        return Verdict(media_type, Flaw(Fault.HOLLOW, words))
+    if names.is_media(media_type) and not _begins_like(media_type, content):
+        return _unlike_its_name(content, media_type)
+    missing = _FORMATS[media_type](content) if media_type in _FORMATS else None
+    missing = missing or _hole(content, media_type)
+    flaw = None if missing is None else Flaw(Fault.CUT, f"the {called}{_CUT} ({missing})")
+    return Verdict(media_type, flaw)
 
 
-def _by_magic(head: bytes) -> str | None:
-    if head[4:8] == b"ftyp":
-        return _BRANDS.get(head[8:12], "video/mp4")
-    if head[4:8] in _OLD_FIRST_BOXES:
-        return "video/quicktime"
-    if len(head) > 188 and head[0] == 0x47 and head[188] == 0x47:
-        return "video/mp2t"
-    for offset, magic, name in _MAGIC:
-        if head.startswith(magic, offset) and (name not in _RIFF_TYPES or head.startswith(b"RIFF")):
-            return name
-    return None
+def _begins_like(media_type: str, content: Content) -> bool:
+    """Whether the first bytes leave it possible that it is what its name says."""
+    if names.by_magic(content.head) is not None:
+        return True
+    if media_type in names.PROVEN_BY_MAGIC or content.size < names.SHORTEST:
+        return False
+    return contradiction.text_type(content.head) is None and hollow.zeros_in_front(content) is None
 
 
-def _hollow(head: bytes, what: str) -> str | None:
-    """A file system that lost its power leaves files of the right length that are full of zeros."""
-    return None if head.strip(b"\0") else f"the {what} is full of zeros: its content was never written"
+def _unlike_its_name(content: Content, media_type: str) -> Verdict:
+    """Text, zeros in front, the first bytes of a picture and no more, or something unknown."""
+    called, head = names.called(media_type), content.head
+    text_type = contradiction.text_type(head)
+    if names.is_beginning(head, media_type) or (content.size < names.SHORTEST and text_type is None):
+        return Verdict(media_type, Flaw(Fault.CUT, f"the {called}{_CUT} (only its first bytes are there)"))
+    if text_type is not None:
+        words = f'it is named like a {called}, but is text that begins with "{contradiction.begins(head)}"'
+        fault = Fault.FOREIGN if contradiction.is_answer(head, text_type) else Fault.ODD
+        return Verdict(text_type, Flaw(fault, words))
+    hole = hollow.zeros_in_front(content)
+    if hole is not None:
+        return Verdict(media_type, Flaw(Fault.CUT, f"the {called}{_CUT} ({hole})"))
+    return Verdict(media_type, Flaw(Fault.ODD, f"it is named like a {called}, but does not begin like one"))
 
 
-# --- JPEG
-
-
-def _jpeg_damage(descriptor: int, size: int, head: bytes) -> str | None:
-    if not head.startswith(b"\xff\xd8"):
-        return "the JPEG is cut off after its first byte" if head == b"\xff" else _hollow(head, "JPEG")
-    tail = os.pread(descriptor, _TAIL_BYTES, max(2, size - _TAIL_BYTES))
-    if tail.rstrip(b"\0\r\n").endswith(b"\xff\xd9"):
+def _hole(content: Content, media_type: str) -> str | None:
+    """A large run of zeros where there should be none."""
+    if media_type in _MAY_HOLD_ZEROS or _FORMATS.get(media_type) is boxes.boxes:
         return None
-    scan_at = _jpeg_scan_start(descriptor)
-    if scan_at > size:
-        return "the JPEG is cut off in its header"
-    # Cameras append previews, depth maps or a film: the end marker may be anywhere behind the start of the scan.
-    end, stop = size, max(scan_at, size - _LONGEST_TRAILER)
-    while end > stop:
-        start = max(stop, end - _TAIL_BYTES)
-        if b"\xff\xd9" in os.pread(descriptor, end - start + 1, start):
-            return None
-        end = start
-    return "the JPEG has no end marker: it is cut off"
-
-
-def _jpeg_scan_start(descriptor: int) -> int:
-    """Where the compressed picture begins: behind every header segment, so that a thumbnail's end marker is passed."""
-    at = 2
-    for _ in range(_MOST_SEGMENTS):
-        header = os.pread(descriptor, 4, at)
-        if header[1:2] == b"\xff":  # a fill byte
-            at += 1
-            continue
-        if len(header) < 4 or header[0] != 0xFF:
-            return at
-        at += 2 + int.from_bytes(header[2:], "big")
-        if header[1] == 0xDA:
-            return at
-    return at
-
-
-# --- PNG
-
-
-def _png_damage(descriptor: int, size: int, head: bytes) -> str | None:
-    if not head.startswith(_PNG):
-        return "the PNG is cut off in its first bytes" if _PNG.startswith(head) else _hollow(head, "PNG")
-    at = len(_PNG)
-    for _ in range(_MOST_BOXES):
-        header = os.pread(descriptor, 8, at)
-        at += 12 + int.from_bytes(header[:4], "big")
-        if len(header) < 8 or at > size:
-            break
-        if header[4:] == b"IEND":
-            return None
-    return "the PNG has no end chunk: it is cut off"
-
-
-# --- MP4, MOV and their kin
-
-
-def _box_damage(descriptor: int, size: int, head: bytes) -> str | None:
-    if len(head) < 8:
-        return "the video is cut off in its first bytes"
-    if head[4:8] not in _FIRST_BOXES:
-        return _hollow(head, "video")
-    found: set[bytes] = set()
-    for kind, end in _boxes(descriptor, size):
-        if end > size:
-            return "the video is cut off: its last part should be longer"
-        found.add(kind)
-    if b"moov" in found or {b"moof", b"mdat"} <= found:
-        return None
-    return "the video has no index (moov): its recording was not finished"
-
-
-def _boxes(descriptor: int, size: int) -> Iterator[tuple[bytes, int]]:
-    """Each top-level box with where it says that it ends; what cannot be a box is a trailer of the camera's own."""
-    at = 0
-    for _ in range(_MOST_BOXES):
-        header = os.pread(descriptor, 16, at)
-        length = int.from_bytes(header[:4], "big")
-        if length == 1 and len(header) == 16:
-            length = int.from_bytes(header[8:], "big")
-        elif length == 0:  # to the end of the file
-            length = size - at
-        if length < 8 or not _BOX_NAME.fullmatch(header[4:8]):
-            return
-        at += length
-        yield header[4:8], at
-        if at >= size:
-            return
+    if media_type in _ENDS_ARE_PADDED:
+        return hollow.never_written(content, 0, hollow.end_of_content(content))
+    if media_type in _HAS_PADDING:
+        end = hollow.end_of_content(content)
+        return hollow.zeros_from(content, end) if content.size - end > content.size / 4 else None
+    if names.is_media(media_type):
+        return hollow.never_written(content, 0, content.size)
+    return hollow.zeros_in_front(content, share=0.25) or hollow.never_written(content, 0, content.size, share=0.5)

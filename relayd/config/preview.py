@@ -58,7 +58,7 @@ def item_of_file(config: Config, path: Path, source: str | None) -> Item:
         with path.open("rb") as stream:
             found = path.stat()
             digests = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
-            head = mediatype.read_head(stream.fileno())
+            verdict = mediatype.judge(stream.fileno(), path.name)
             while block := stream.read(BLOCK_BYTES):
                 for digest in digests:
                     digest.update(block)
@@ -73,7 +73,7 @@ def item_of_file(config: Config, path: Path, source: str | None) -> Item:
         source=name,
         name=path.name,
         kind=Kind.MEDIA,
-        content_type=mediatype.content_type(head, path.name),
+        content_type=verdict.content_type,
         size_bytes=found.st_size,
         sha256=digests[0].hexdigest(),
         md5=digests[1].hexdigest(),

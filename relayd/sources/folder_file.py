@@ -162,13 +162,11 @@ class FileDesk:
             return _later(origin, quiet, HARD_LINKED)
         if origin != quiet and not (is_free and self.trust_close):
             return Waiting(origin, None)
-        head = mediatype.read_head(descriptor)
-        content_type = mediatype.content_type(head, files.text_of(path.rpartition(b"/")[2]))
-        damage = mediatype.damage(descriptor, content_type)
-        if damage is not None:
-            return _later(origin, quiet, damage)
+        verdict = mediatype.judge(descriptor, files.text_of(path.rpartition(b"/")[2]))
+        if verdict.is_refused:
+            return _later(origin, quiet, verdict.damage)
         file = OpenFile(descriptor=descriptor, origin=origin, is_finished=bool(is_free) and self.hard_link)
-        return Ready(file, content_type, bool(is_free))
+        return Ready(file, verdict.content_type, bool(is_free))
 
     def remove(self, taken: Ready) -> tuple[Left, bool]:
         """Unlink what was taken; True with it if somebody may still write to the content, should the spool share it.

@@ -393,3 +393,32 @@ async def test_check_names_what_is_missing_and_what_to_do(without_rights: Path) 
 def test_wrong_options_are_refused_in_words(tmp_path: Path, options: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         config_for(tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("clip.avi", b"RIFF\x00\x10\x00\x00AVI LIST" + b"frame" * 100, "its length says"),
+        ("clip.ts", (b"\x47\x40\x11\x10" + b"p" * 184) * 20 + b"\x47", "its last packet does"),
+        ("clip.ts", b"\0" * 200_000, "full of zeros"),
+        ("clip.dav", b"\0" * 200_000, "full of zeros"),
+        ("snap.jpg", b"401: Unauthorized", 'is text that begins with "401: Unauthorized"'),
+    ],
+)
+async def test_what_is_not_whole_by_its_own_format_stays_where_it_is(
+    folder: Path, store: Store, name: str, content: bytes, said: str
+) -> None:
+    source = FolderSource("cam", config_for(folder), store)
+    async with running(source, store.put):
+        path = drop(folder, name, content)
+        await until(lambda: name.encode() in store.reasons)
+        assert said in store.reasons[name.encode()]
+    assert path.exists()
+    assert not store.items
+
+
+async def test_a_note_named_like_a_picture_is_taken_as_what_it_is(folder: Path, store: Store) -> None:
+    async with running(FolderSource("cam", config_for(folder), store), store.put):
+        drop(folder, "note.jpg", b"what the driver saw")
+        await until(lambda: store.items)
+    assert store.items[0].content_type == "text/plain"
