@@ -26,6 +26,7 @@ FOLDER_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 BLOCK_BYTES = 256 * 1024
 LONGEST_SAFE_NAME = 120
 LONGEST_PRINTABLE = 400
+_COMPARED_BYTES, _MOST_COMPARED = 4096, 64
 
 # link(2) refuses, but a copy may well work: another file system, protected_hardlinks, too many links, no /proc, FAT.
 _LINK_REFUSED = {
@@ -152,6 +153,31 @@ def link_or_copy(
             return staged
         os.unlink(target_name, dir_fd=target_dir_fd)  # a writer came: what it changes must not change what we took
     return _copy(source_fd, target_dir_fd, target_name, before)
+
+
+def is_continued(earlier_fd: int, fd: int) -> bool:
+    """Whether a file goes on where an earlier state of it ended, or fills in what was zeros: at least half of the
+    blocks that are compared are the same. A picture that was written over another has next to none."""
+    size = os.fstat(earlier_fd).st_size
+    if os.fstat(fd).st_size < size:
+        return False
+    blocks = range(0, size, _COMPARED_BYTES)
+    chosen = [blocks[number * len(blocks) // _MOST_COMPARED] for number in range(_MOST_COMPARED)] if blocks else []
+    same = 0
+    for offset in dict.fromkeys(chosen):
+        before = os.pread(earlier_fd, min(_COMPARED_BYTES, size - offset), offset)
+        same += 1 if not before.strip(b"\0") or os.pread(fd, len(before), offset) == before else -1
+    return same >= 0
+
+
+def digest(descriptor: int) -> str:
+    """SHA-256 of the whole file as it is now, in lower-case hex."""
+    sha256 = hashlib.sha256()
+    offset = 0
+    while block := os.pread(descriptor, BLOCK_BYTES, offset):
+        offset += len(block)
+        sha256.update(block)
+    return sha256.hexdigest()
 
 
 def write_bytes(payload: bytes, target_dir_fd: int, target_name: str) -> Staged:

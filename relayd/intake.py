@@ -50,6 +50,9 @@ class Intake:
         decided = ties and DecidedRules(ties, bool(openings), None if belongs_to else decision.orders)
         for trouble in (*untold, *decision.trouble):
             log.warning("%s from %s: %s", printable(capture.name), capture.source, trouble)
+        if capture.earlier is not None and capture.earlier.is_same_content:
+            corrected = await self._spool.correct(capture, decision.orders, now=clock.now(), ties=decided)
+            return provisional if corrected is None else corrected
         item = await self._spool.put(
             capture, decision.orders, now=clock.now(), trouble=(*untold, *decision.trouble), ties=decided
         )

@@ -241,6 +241,8 @@ def _waiting(one: DeliveryDetail, view: DestinationView | None, now: float) -> s
     delivery = one.delivery
     if delivery.waits_for:
         return f"waits for {' and '.join(map(_remote_id, delivery.waits_for))} of incident {delivery.incident}"
+    if delivery.is_held:
+        return "waits until it is certain that the writer of the file is done with it"
     if view is None:
         return "waits, but the running configuration has no such destination: add it again, or drop the item"
     if view.state == "paused":

@@ -114,6 +114,16 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A file that was taken and not let go of yet, as it was then. `captured_at` is the time its item has."""
+
+    origin: Origin
+    item_id: str
+    sha256: str
+    captured_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpenFile:
     """A file opened by the safe-open rule: checked on this very descriptor, which the source keeps open and closes.
 
@@ -137,11 +147,21 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Earlier:
+    """The item that a file became before it changed. `is_same_content`: only its name or its time did."""
+
+    item_id: str
+    is_same_content: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Capture:
     """What a source hands to the intake: either an open `file`, or a `payload` of bytes, never both.
 
     `name` is what the outside called it (hostile, but valid Unicode); `attributes` come from a path template.
-    `kind` MEDIA with a `payload` is an image published over MQTT.
+    `kind` MEDIA with a `payload` is an image published over MQTT. `is_held`: its writer may still come back, so only
+    what is urgent begins until the source lets go of it. `earlier`: it has been taken before, and changed since. What
+    came with the same path and content within `same_again_seconds` is the same item.
     """
 
     source: str
@@ -155,6 +175,9 @@ class Capture:
     attributes: Mapping[str, str] = field(default_factory=dict)
     location: Location | None = None
     arrival: Arrival | None = None
+    is_held: bool = False
+    earlier: Earlier | None = None
+    same_again_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +231,8 @@ class Delivery:
 
     `attempts` counts the tries begun, this one included. `parent_receipt` is the receipt of the delivery whose `then`
     created this one, else empty. `reason` is the last answer in words, for people. `incident` is the id of the incident
-    it belongs to, else empty; `waits_for` are the remote ids of it that are not known yet.
+    it belongs to, else empty; `waits_for` are the remote ids of it that are not known yet. `is_held`: it begins when
+    the source has let the original go.
     """
 
     id: int
@@ -227,6 +251,7 @@ class Delivery:
     reason: str = ""
     incident: str = ""
     waits_for: tuple[str, ...] = ()
+    is_held: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,6 +72,7 @@ class SourceStatus:
     state: Literal["ok", "waiting", "fault"]
     reason: str
     captured: int
+    repeated: int
     quarantined: int
     last_at: str | None
 
@@ -230,6 +231,7 @@ def _source(spool: Spool, name: str, view: SourceView) -> SourceStatus:
         state=view.state,
         reason=view.reason,
         captured=counters.captured,
+        repeated=counters.repeated,
         quarantined=counters.quarantined,
         last_at=_time(view.last_at or counters.last_at),
     )

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from relayd import clock, destinations, sources
 from relayd.config.sections import Config, brokers_of
 from relayd.errors import RelaydError
 from relayd.files import size_in_words
-from relayd.model import Finding, Known, Origin, Priority
+from relayd.model import Finding, Held, Known, Origin, Priority
 from relayd.sources.topic_config import TopicConfig
 from relayd.spool.limits import Disk, SpoolConfig, shortage
 from relayd.surroundings import Surroundings
@@ -167,6 +167,15 @@ class _NothingKnown:
         return
 
     def forget(self, source: str, paths: Iterable[bytes]) -> None:
+        return
+
+    async def held(self, source: str) -> list[Held]:
+        return []
+
+    async def release(self, item_ids: Sequence[str]) -> None:
+        return
+
+    def vouch_for(self, item_ids: Collection[str]) -> None:
         return
 
     async def unshare(self, item_id: str) -> None:

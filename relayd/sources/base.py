@@ -7,14 +7,14 @@ acknowledges the message. `put` may raise SpoolFull: keep, wait, try again.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import ClassVar, Protocol
 
 from relayd.fields import Duration, Section
-from relayd.model import Capture, Finding, Item, Known, Origin, SourceView
+from relayd.model import Capture, Finding, Held, Item, Known, Origin, SourceView
 from relayd.sources.silence import Silence
 
-__all__ = ["Known", "Ledger", "Put", "Source", "SourceConfig", "SourceView"]
+__all__ = ["Held", "Known", "Ledger", "Put", "Source", "SourceConfig", "SourceView"]
 
 
 class SourceConfig(Section):
@@ -40,6 +40,15 @@ class Ledger(Protocol):
 
     def forget(self, source: str, paths: Iterable[bytes]) -> None:
         """These files are gone from the folder. Not waited for: goes along with the next commit."""
+
+    async def held(self, source: str) -> list[Held]:
+        """What was taken and not let go of when the last process ended."""
+
+    async def release(self, item_ids: Sequence[str]) -> None:
+        """The originals of these are let go: whatever is owed of them may begin."""
+
+    def vouch_for(self, item_ids: Collection[str]) -> None:
+        """These are still looked after. What nobody vouches for is let go after a while."""
 
     async def unshare(self, item_id: str) -> None:
         """A writer came back to the file that this item is a hard link of: give the item a copy of its own, now."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from relayd.errors import SpoolError
 from relayd.files import text_of
 from relayd.model import Capture, Item, Kind, Order, Origin, State
+from relayd.spool import holding
 from relayd.spool.change import Change, source_subject
 from relayd.spool.limits import UNCLAIMED, on_disk
 from relayd.spool.rows import (
@@ -35,6 +36,8 @@ class Content:
     size_bytes: int
     sha256: str
     md5: str
+    completes: bool = False
+    """It goes on where the earlier item of the same file ends."""
 
 
 def accept(
@@ -55,6 +58,12 @@ def accept(
         known = _known_item(change, capture.source, origin)
         if known is not None:
             return _existing(change, known, capture, content, now)
+    if origin is not None and capture.file is not None:
+        again = holding.same_again(change, capture, content.size_bytes, content.sha256, now=now)
+        if again is not None:
+            remember(change, capture.source, origin, item=again.id, reason=None, now=now)
+            return again
+    trouble = (*trouble, *holding.take_over(change, capture, content.completes, item_id, now=now))
     item = _new_item(capture, content, item_id, now)
     seq = _insert(change, item, capture, UNCLAIMED if ties else priority_of(orders), trouble)
     if ties is None:
@@ -171,8 +180,8 @@ def _new_item(capture: Capture, content: Content, item_id: str, now: float) -> I
 def _insert(change: Change, item: Item, capture: Capture, priority: int, trouble: Sequence[str]) -> int:
     cursor = change.db.execute(
         "INSERT INTO items (id, source, name, kind, content_type, size_bytes, sha256, md5, captured_at, accepted_at,"
-        " payload, topic, attributes, location, origin_path, state, priority, has_content, trouble)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?)",
+        " payload, topic, attributes, location, origin_path, state, priority, has_content, trouble, held)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?)",
         (
             item.id,
             item.source,
@@ -192,6 +201,7 @@ def _insert(change: Change, item: Item, capture: Capture, priority: int, trouble
             State.UNCLAIMED if priority == UNCLAIMED else State.PENDING,
             priority,
             trouble_to_json(trouble),
+            int(capture.is_held),
         ),
     )
     seq = cursor.lastrowid

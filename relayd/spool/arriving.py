@@ -74,7 +74,10 @@ async def _stage_and_commit(engine: Engine, capture: Capture, source_fd: int | N
         staged: Staged = await engine.in_files(
             engine.folder.stage, capture, source_fd, item_id, engine.config.max_file_size
         )
-        content = Content(size_bytes=staged.size_bytes, sha256=staged.sha256, md5=staged.md5)
+        completes = capture.earlier is not None and await engine.in_files(
+            engine.folder.completes, capture.earlier.item_id, item_id
+        )
+        content = Content(size_bytes=staged.size_bytes, sha256=staged.sha256, md5=staged.md5, completes=completes)
         try:
             item = await _commit(engine, capture, content, item_id, said, now)
         except Exception:

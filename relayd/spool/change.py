@@ -114,6 +114,7 @@ class Tally:
         return {
             name: SourceCounters(
                 captured=self.value("captured", subject),
+                repeated=self.value("repeated", subject),
                 quarantined=self.value("quarantined", subject),
                 last_at=self._moment("last_at_ms", subject),
             )

@@ -96,7 +96,7 @@ def pick(db: sqlite3.Connection, wanted: Wanted) -> sqlite3.Row | None:
 def _untried_emergency(db: sqlite3.Connection, wanted: Wanted) -> sqlite3.Row | None:
     """The oldest; a seek in an index that holds nothing else."""
     rows = db.execute(
-        "SELECT * FROM deliveries INDEXED BY deliveries_untried WHERE state = 'pending' AND waits_for = ''"
+        "SELECT * FROM deliveries INDEXED BY deliveries_untried WHERE state = 'pending' AND waits_for = '' AND held = 0"
         " AND priority = 0 AND attempts = 0 AND destination = ? ORDER BY id LIMIT ?",
         (wanted.destination, len(wanted.exclude) + 1),
     )
@@ -111,7 +111,7 @@ def next_due(db: sqlite3.Connection, wanted: Wanted) -> float | None:
             return wanted.now
         later = db.execute(
             "SELECT id, due_at FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND waits_for = ''"
-            " AND destination = ? AND priority = ? AND lane = ? ORDER BY due_at LIMIT ?",
+            " AND held = 0 AND destination = ? AND priority = ? AND lane = ? ORDER BY due_at LIMIT ?",
             (wanted.destination, priority, lane, len(wanted.exclude) + 1),
         )
         moments += [row["due_at"] for row in later if row["id"] not in wanted.exclude]
@@ -122,7 +122,7 @@ def wake(change: Change, *, destination: str, now: float, due_at: float, exclude
     """What failed for a reason of its own, or was cut, is due at `due_at` if it would be later. What waits because it
     was told how long (an item that is not ready) goes on waiting. A few seeks: what is due already is not looked at."""
     rows = change.db.execute(
-        "SELECT id FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND waits_for = ''"  # noqa: S608
+        "SELECT id FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND waits_for = '' AND held = 0"  # noqa: S608
         f" AND destination = ? AND priority IN ({_listed(Priority)}) AND lane IN ({_listed(LANES)}) AND due_at > ?"
         " AND (SELECT outcome FROM attempts WHERE delivery = deliveries.id AND number = deliveries.attempts)"
         f" IN ({', '.join(repr(str(outcome)) for outcome in WOKEN)})",
@@ -229,7 +229,8 @@ def _urgent_first(db: sqlite3.Connection, wanted: Wanted) -> Iterator[tuple[int,
     while True:
         row = db.execute(
             "SELECT priority, lane FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND waits_for = ''"
-            " AND destination = ? AND (priority, lane, due_at) > (?, ?, 9e999) ORDER BY priority, lane LIMIT 1",
+            " AND held = 0 AND destination = ? AND (priority, lane, due_at) > (?, ?, 9e999)"
+            " ORDER BY priority, lane LIMIT 1",
             (wanted.destination, priority, lane),
         ).fetchone()
         if row is None or row["priority"] > wanted.least_urgent:
@@ -255,7 +256,7 @@ def _longest_due(
     db: sqlite3.Connection, condition: str, lane: int, among: tuple[str, int, float, int]
 ) -> list[sqlite3.Row]:
     return db.execute(
-        "SELECT * FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND waits_for = ''"  # noqa: S608
+        "SELECT * FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND waits_for = '' AND held = 0"  # noqa: S608
         f" AND destination = ? AND priority = ? AND lane = {lane} AND due_at {condition} ? ORDER BY due_at LIMIT ?",
         among,
     ).fetchall()
@@ -270,7 +271,7 @@ def _newest_due(db: sqlite3.Connection, condition: str, among: tuple[str, int, f
     if len(due) < few:
         return sorted(due, key=lambda row: -row["item"])[:count]
     return db.execute(
-        "SELECT * FROM deliveries INDEXED BY deliveries_newest WHERE state = 'pending' AND waits_for = ''"  # noqa: S608
+        "SELECT * FROM deliveries INDEXED BY deliveries_newest WHERE state = 'pending' AND waits_for = '' AND held = 0"  # noqa: S608
         f" AND destination = ? AND priority = ? AND lane = {MEDIA_LANE} AND due_at {condition} ?"
         " ORDER BY item DESC LIMIT ?",
         among,

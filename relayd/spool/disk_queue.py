@@ -22,8 +22,8 @@ from relayd.spool import accepting, arriving, delivering, lists, siblings, upkee
 from relayd.spool.correspondence import Correspondence
 from relayd.spool.damage import look_for_damage
 from relayd.spool.delivering import Wanted
-from relayd.spool.desk import Desk
 from relayd.spool.engine import Engine, Hint
+from relayd.spool.holder import Holder, release_unvouched
 from relayd.spool.incident_file import IncidentFile
 from relayd.spool.limits import Need, SpoolConfig
 from relayd.spool.media import SpoolFolder
@@ -35,8 +35,9 @@ from relayd.spool.tying import Ties
 log = logging.getLogger("relayd.spool")
 
 
-class Spool(Desk):
-    """One disk queue. Also the StepStore of destinations and the Ledger of sources; what people ask is in Desk."""
+class Spool(Holder):
+    """One disk queue. Also the StepStore of destinations and the Ledger of sources; what people ask is in Desk, what
+    sources have not let go of in Holder."""
 
     @classmethod
     async def open(cls, config: SpoolConfig, *, now: float) -> Spool:
@@ -52,6 +53,7 @@ class Spool(Desk):
         engine.background(sweep(engine), "sweep the spool")
         engine.background(engine.keep_headroom(), "keep headroom")
         engine.background(look_for_damage(engine), "look for damage")
+        engine.background(release_unvouched(engine), "let go")
         return cls(engine)
 
     def adopt(self, config: SpoolConfig) -> None:

@@ -78,6 +78,7 @@ class Engine:
         self._refused: tuple[Need, int, float] | None = None
         self.is_damaged = False
         self.arriving: set[str] = set()
+        self.vouched: dict[str, float] = {}
         self._hints: list[Hint] = []
         self._event_hints: list[Callable[[], None]] = []
         self._incident_hints: list[Callable[[], None]] = []

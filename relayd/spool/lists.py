@@ -162,7 +162,7 @@ def is_owed_more(db: sqlite3.Connection, destination: str, besides: tuple[str, C
     marks = ",".join("?" * len(names))
     row = db.execute(
         "SELECT 1 FROM deliveries INDEXED BY deliveries_due JOIN items ON items.seq = deliveries.item"  # noqa: S608
-        " WHERE deliveries.state = 'pending' AND waits_for = '' AND destination = ?"
+        " WHERE deliveries.state = 'pending' AND waits_for = '' AND deliveries.held = 0 AND destination = ?"
         f" AND NOT (source = ? AND name IN ({marks})) LIMIT 1",
         (destination, source, *names),
     ).fetchone()

@@ -146,6 +146,14 @@ class SpoolFolder:
             return f"the spooled file has {found.st_size} bytes instead of {size_bytes}"
         return None
 
+    def completes(self, earlier_id: str, item_id: str) -> bool:
+        """Whether one item goes on where the other ends, or fills in what was zeros: most of its blocks are there."""
+        try:
+            with self.open_media(earlier_id) as earlier, self.open_media(item_id) as item:
+                return files.is_continued(earlier.fileno(), item.fileno())
+        except (Rejected, OSError):
+            return False
+
     def discard(self, item_ids: Iterable[str]) -> None:
         """Remove media that nobody is owed. What cannot be removed is a stray, and swept later."""
         for item_id in item_ids:

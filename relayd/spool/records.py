@@ -104,9 +104,11 @@ class QuarantinedFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceCounters:
-    """`captured` counts for ever; `quarantined` is how many files wait there now."""
+    """`captured` and `repeated` (what came again as it was) count for ever; `quarantined` is how many files wait there
+    now."""
 
     captured: int = 0
+    repeated: int = 0
     quarantined: int = 0
     last_at: float | None = None
 

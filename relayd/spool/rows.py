@@ -139,6 +139,7 @@ def delivery_from(row: sqlite3.Row, item_id: str) -> Delivery:
         reason=row["reason"],
         incident=row["incident"],
         waits_for=names_from(row["waits_for"]),
+        is_held=bool(row["held"]),
     )
 
 

@@ -24,7 +24,8 @@ CREATE TABLE items (
     has_content  INTEGER NOT NULL CHECK (has_content IN (0, 1)), -- whether the media file or the payload is still kept
     ended_at     REAL, -- when it stopped being pending, or unclaimed; NULL while it is
     reason       TEXT NOT NULL DEFAULT '', -- why it ended, where no delivery can tell
-    trouble      TEXT NOT NULL DEFAULT '[]' -- JSON list of sentences: what of the rules could not be answered when it came
+    trouble      TEXT NOT NULL DEFAULT '[]', -- JSON list of sentences: what of the rules could not be answered when it came
+    held         INTEGER NOT NULL DEFAULT 0 CHECK (held IN (0, 1)) -- 1: its source has not let the original go yet, so only what is urgent may begin
 ) STRICT;
 
 -- Room is made, and the oldest is found, class by class.
@@ -35,6 +36,8 @@ CREATE INDEX items_media ON items (seq) WHERE kind = 'media' AND has_content = 1
 CREATE INDEX items_ended ON items (state, ended_at) WHERE ended_at IS NOT NULL;
 -- From a file in a drop folder to its item.
 CREATE INDEX items_origin ON items (source, origin_path) WHERE origin_path IS NOT NULL;
+-- What sources have not let go of yet.
+CREATE INDEX items_held ON items (source, id) WHERE held = 1;
 -- What an incident may claim, newest first.
 CREATE INDEX items_source ON items (source, seq) WHERE has_content = 1;
 
@@ -62,15 +65,16 @@ CREATE TABLE deliveries (
     waits_for      TEXT NOT NULL DEFAULT '', -- JSON list of remote ids of the incident that are not known yet; '' if none
     opens          TEXT NOT NULL DEFAULT '', -- JSON list of receipt fields that become remote ids of the incident; '' if none
     lane           INTEGER NOT NULL DEFAULT 2 CHECK (lane IN (0, 1, 2)), -- order inside a priority: 0 messages of incidents, 1 their media, newest first, 2 the rest
-    brings         TEXT NOT NULL DEFAULT '' -- JSON list of the needs that it, or what follows it, may meet in its incident; '' if none
+    brings         TEXT NOT NULL DEFAULT '', -- JSON list of the needs that it, or what follows it, may meet in its incident; '' if none
+    held           INTEGER NOT NULL DEFAULT 0 CHECK (held IN (0, 1)) -- 1: not before the source of its item has let the original go
 ) STRICT;
 
 -- The next one: a seek, whatever the backlog.
-CREATE INDEX deliveries_due ON deliveries (destination, priority, lane, due_at) WHERE state = 'pending' AND waits_for = '';
+CREATE INDEX deliveries_due ON deliveries (destination, priority, lane, due_at) WHERE state = 'pending' AND waits_for = '' AND held = 0;
 -- The same for media of incidents, whose newest goes first; those that back off are passed over without a look at their rows.
-CREATE INDEX deliveries_newest ON deliveries (destination, priority, item, due_at) WHERE state = 'pending' AND waits_for = '' AND lane = 1;
+CREATE INDEX deliveries_newest ON deliveries (destination, priority, item, due_at) WHERE state = 'pending' AND waits_for = '' AND held = 0 AND lane = 1;
 -- Emergencies that were never tried: they do not sit out a pause of their destination.
-CREATE INDEX deliveries_untried ON deliveries (destination, id) WHERE state = 'pending' AND waits_for = '' AND priority = 0 AND attempts = 0;
+CREATE INDEX deliveries_untried ON deliveries (destination, id) WHERE state = 'pending' AND waits_for = '' AND held = 0 AND priority = 0 AND attempts = 0;
 -- What was ordered in an incident.
 CREATE INDEX deliveries_incident ON deliveries (incident) WHERE incident <> '';
 -- What brings a remote id to an incident, by what it brings.

@@ -22,7 +22,7 @@ PAGE = 50
 def ids(db: sqlite3.Connection, delivery: Delivery) -> list[int]:
     """The ids of the other pending deliveries of its destination and action, oldest first, at most `MOST`."""
     rows = db.execute(
-        "SELECT id FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND waits_for = ''"
+        "SELECT id FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND waits_for = '' AND held = 0"
         " AND destination = ? AND action = ?"
         " AND id <> ? ORDER BY id LIMIT ?",
         (delivery.destination, delivery.action, delivery.id, MOST),

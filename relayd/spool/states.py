@@ -40,7 +40,7 @@ def create_deliveries(
     """Owe these for an item that is pending, or becomes so. Those that need remote ids not known yet wait for them."""
     if not orders:
         return
-    kind = change.db.execute("SELECT kind FROM items WHERE seq = ?", (item,)).fetchone()["kind"]
+    row = change.db.execute("SELECT kind, held FROM items WHERE seq = ?", (item,)).fetchone()
     known = {order.incident: known_of(change.db, order.incident) for order in orders if order.needs}
     for order in orders:
         is_waiting = order.needs and order.incident
@@ -50,8 +50,8 @@ def create_deliveries(
             change.touched[order.incident] = now
         change.db.execute(
             "INSERT INTO deliveries (item, destination, action, rule, priority, state, created_at, owed_since, due_at,"
-            " arguments, follow_ups, parent_receipt, incident, waits_for, opens, lane, brings)"
-            " VALUES (?, ?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " arguments, follow_ups, parent_receipt, incident, waits_for, opens, lane, brings, held)"
+            " VALUES (?, ?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 item,
                 order.destination,
@@ -67,8 +67,9 @@ def create_deliveries(
                 order.incident,
                 names_to_column(waits_for),
                 names_to_column(order.opens),
-                _lane(order, kind),
+                _lane(order, row["kind"]),
                 names_to_column(brings),
+                int(row["held"] and order.priority > Priority.HIGH),
             ),
         )
         change.count("pending", 1, destination_subject(order.destination))

@@ -40,6 +40,8 @@ BEFORE = {
     " WHERE state = 'pending'",
     "deliveries_newest": "CREATE INDEX deliveries_newest ON deliveries (destination, priority, item)"
     " WHERE state = 'pending' AND waits_for = '' AND lane = 1",
+    "deliveries_untried": "CREATE INDEX deliveries_untried ON deliveries (destination, id)"
+    " WHERE state = 'pending' AND waits_for = '' AND priority = 0 AND attempts = 0",
 }
 """Indexes that a migration replaces, as they were."""
 

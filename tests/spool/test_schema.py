@@ -123,7 +123,7 @@ def test_picking_the_next_never_scans_nor_sorts(path: Path) -> None:
                     row["detail"]
                     for row in db.execute(
                         f"EXPLAIN QUERY PLAN SELECT * FROM deliveries INDEXED BY {index} WHERE state = 'pending'"
-                        f" AND waits_for = '' AND destination = 'a' AND priority = 1 AND lane = {lane}"
+                        f" AND waits_for = '' AND held = 0 AND destination = 'a' AND priority = 1 AND lane = {lane}"
                         f" AND {condition} ORDER BY {order} LIMIT 1"
                     )
                 ]
