@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from relayd import files
 from relayd.errors import SpoolFull
-from relayd.model import Capture, Item, Origin
+from relayd.model import Capture, Held, Item, Origin
 from relayd.sources.base import Known
 from relayd.sources.folder import FolderSource
 from relayd.sources.folder_config import FolderConfig
@@ -31,6 +32,7 @@ class Store:
     items: list[Item] = field(default_factory=list)
     rows: dict[bytes, Known] = field(default_factory=dict)
     unshared: list[str] = field(default_factory=list)
+    holding: dict[str, Held] = field(default_factory=dict)
     is_full: bool = False
     puts: int = 0
     before_put: Callable[[Capture], None] | None = None
@@ -46,16 +48,42 @@ class Store:
             raise SpoolFull("no room")
         origin = capture.file.origin
         row = self.rows.get(origin.path)
+        if capture.earlier is not None and capture.earlier.is_same_content:
+            return self._correct(capture, capture.earlier.item_id)
         if row is not None and row.item_id is not None and same(row.origin, origin):
             return next(item for item in self.items if item.id == row.item_id)
         item = await asyncio.to_thread(self._store, capture)
+        if capture.earlier is not None:
+            self._take_over(capture.earlier.item_id, item)
         self.rows[origin.path] = Known(origin=origin, item_id=item.id, reason=None)
         self.items.append(item)
+        if capture.is_held:
+            self._hold(item, origin)
         if self.gate is not None:
             await self.gate.wait()
         if self.after_put is not None:
             self.after_put(capture)
         return item
+
+    def _hold(self, item: Item, origin: Origin) -> None:
+        self.holding[item.id] = Held(origin=origin, item_id=item.id, sha256=item.sha256, captured_at=item.captured_at)
+
+    def _correct(self, capture: Capture, item_id: str) -> Item:
+        assert capture.file is not None
+        place = next(place for place, item in enumerate(self.items) if item.id == item_id)
+        item = dataclasses.replace(self.items[place], name=capture.name, captured_at=capture.captured_at)
+        self.items[place] = item
+        self.rows = {path: row for path, row in self.rows.items() if row.item_id != item_id}
+        self.rows[capture.file.origin.path] = Known(origin=capture.file.origin, item_id=item_id, reason=None)
+        self._hold(item, capture.file.origin)
+        return item
+
+    def _take_over(self, earlier_id: str, item: Item) -> None:
+        """As the spool does while nothing was sent."""
+        self.holding.pop(earlier_id, None)
+        with (self.folder / earlier_id).open("rb") as earlier, (self.folder / item.id).open("rb") as later:
+            if files.is_continued(earlier.fileno(), later.fileno()):
+                self.items = [one for one in self.items if one.id != earlier_id]
 
     def _store(self, capture: Capture) -> Item:
         file = capture.file
@@ -96,6 +124,16 @@ class Store:
     def forget(self, source: str, paths: Iterable[bytes]) -> None:
         for path in paths:
             self.rows.pop(path, None)
+
+    async def held(self, source: str) -> list[Held]:
+        return list(self.holding.values())
+
+    async def release(self, item_ids: Sequence[str]) -> None:
+        for item_id in item_ids:
+            self.holding.pop(item_id, None)
+
+    def vouch_for(self, item_ids: Collection[str]) -> None:
+        return
 
     async def unshare(self, item_id: str) -> None:
         content = (self.folder / item_id).read_bytes()

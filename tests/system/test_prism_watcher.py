@@ -234,5 +234,14 @@ class _Nothing:
     def forget(self, source: str, paths: object) -> None:
         return
 
+    async def held(self, source: str) -> list[Any]:
+        return []
+
+    async def release(self, item_ids: object) -> None:
+        return
+
+    def vouch_for(self, item_ids: object) -> None:
+        return
+
     async def unshare(self, item_id: str) -> None:
         return
