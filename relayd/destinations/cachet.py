@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from relayd import httpcheck
 from relayd.destinations import cachet_api as api
 from relayd.destinations.base import Attempt, Destination, Sibling, Step
+from relayd.destinations.cachet_check import Check
 from relayd.destinations.cachet_events import Event, event_of, key_of
 from relayd.destinations.cachet_incident import DONE, Telling
 from relayd.destinations.cachet_models import CachetConfig, ComponentArguments, IncidentArguments
@@ -55,11 +56,12 @@ class Cachet(Destination):
         return _receipt(done)
 
     async def check(self) -> list[Finding]:
-        """Name, TCP, TLS, whether there is an API that takes the token, and which rights it is said to lack."""
+        """Name, TCP, TLS, whether there is an API that takes the token and can be searched, the rights, the guests."""
         remedy = "compare url and token with Cachet's settings"
-        found = await httpcheck.findings(self.name, self._page.client, self._page.log_in, remedy=remedy)
+        looked = Check(self.name, self._config, self._page)
+        found = await httpcheck.findings(self.name, self._page.client, looked.log_in, remedy=remedy)
         if all(finding.is_good for finding in found):
-            found.append(await self._page.rights(self.name))
+            found += await looked.findings()
         return found
 
     async def close(self) -> None:

@@ -19,10 +19,13 @@ from relayd.model import JSON
 WINDOW_SECONDS = 60.0
 """The rate limit is one for each minute, so after so long there is room again."""
 PER_PAGE = 50
-_UNPROCESSED = frozenset({425, 429, 503})
+_UNPROCESSED = frozenset({425, 429})
 MANAGE_INCIDENTS = "incidents.manage"
 MANAGE_UPDATES = "incident-updates.manage"
 MANAGE_COMPONENTS = "components.manage"
+ABILITIES = (MANAGE_INCIDENTS, MANAGE_UPDATES, MANAGE_COMPONENTS)
+EVERYBODY, NOBODY = 1, 2
+"""Who sees an incident; 0 is signed-in users."""
 
 
 class Gone(TryAgain):
@@ -38,6 +41,7 @@ class Incident:
     name: str = ""
     message: str = ""
     meta: Mapping[str, JSON] = field(default_factory=dict)
+    visible: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +51,7 @@ class Update:
     id: int
     status: int | None
     message: str
+    created: str
 
 
 def judge(answer: Answer, *, ability: str = "", of: str = "") -> None:
@@ -60,11 +65,16 @@ def judge(answer: Answer, *, ability: str = "", of: str = "") -> None:
     except DeliveryError as error:
         if answer.status == 429 and isinstance(error, Unavailable) and error.retry_after_seconds is None:
             error.retry_after_seconds = free_after_seconds(answer)
-        if answer.status in _UNPROCESSED or 300 <= answer.status < 400:
+        if answer.status in _UNPROCESSED or 300 <= answer.status < 400 or _is_maintenance(answer):
             raise error.harmless() from None
         raise
     if answer.status >= 400:
         raise _refusal(answer, ability, of).harmless()
+
+
+def _is_maintenance(answer: Answer) -> bool:
+    """Whether Cachet itself says 503, in maintenance mode; that of a gateway may be about a request that goes on."""
+    return answer.status == 503 and not answer.is_html and bool(answer.body.strip())
 
 
 def _refusal(answer: Answer, ability: str, of: str) -> DeliveryError:
@@ -114,10 +124,10 @@ def is_used_up(answer: Answer) -> bool:
 
 
 def search(marker: str, mark: str) -> str:
-    """The path of the incidents that carry a mark, newest first."""
+    """The path of the incidents that carry a mark, newest first: by id, which every version sorts by."""
     word = "filter[name]" if marker == "name" else "filter[meta][relay_key]"
     include = {} if marker == "name" else {"include": "meta"}
-    query = {word: mark, **include, "per_page": PER_PAGE, "sort": "-created_at"}
+    query = {word: mark, **include, "per_page": PER_PAGE, "sort": "-id"}
     return "/incidents?" + urlencode(query, quote_via=quote)
 
 
@@ -143,6 +153,12 @@ def update(answer: Answer) -> Update:
     return _update(_row(answer), answer)
 
 
+def numbers(answer: Answer) -> list[int]:
+    """The ids of a page of anything. Raises like `incidents`."""
+    found = [_number(row.get("id")) for row in _rows(answer)]
+    return [number for number in found if number is not None]
+
+
 def component_status(answer: Answer) -> int | None:
     """The stored status of a component. Raises like `incidents`."""
     row = _row(answer)
@@ -163,6 +179,7 @@ def _incident(row: Mapping[str, JSON], answer: Answer) -> Incident:
         name=str(about.get("name") or ""),
         message=str(about.get("message") or ""),
         meta=meta if isinstance(meta, dict) else {},
+        visible=_number(about.get("visible")),
     )
 
 
@@ -171,7 +188,9 @@ def _update(row: Mapping[str, JSON], answer: Answer) -> Update:
     if number is None or row.get("type") != "updates":
         raise _unlike(answer, "update")
     about = _attributes(row)
-    return Update(id=number, status=_status(about), message=str(about.get("message") or ""))
+    made = about.get("created")
+    created = str(made.get("string") or "") if isinstance(made, dict) else ""
+    return Update(id=number, status=_status(about), message=str(about.get("message") or ""), created=created)
 
 
 def _rows(answer: Answer) -> Sequence[Mapping[str, JSON]]:

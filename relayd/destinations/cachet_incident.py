@@ -18,7 +18,7 @@ from relayd.destinations.base import Attempt, Step
 from relayd.destinations.cachet_events import Event
 from relayd.destinations.cachet_models import FIXED, CachetConfig
 from relayd.destinations.cachet_page import Page
-from relayd.errors import DeliveryError, LoginRefused, Rejected
+from relayd.errors import DeliveryError
 from relayd.httpanswer import Answer
 from relayd.model import JSON
 
@@ -54,11 +54,7 @@ class Telling:
 
     async def _known(self) -> list[api.Incident]:
         """Every incident of the fault, the newest first."""
-        try:
-            found = api.incidents(await self._page.ask(api.search(self._config.marker, self._mark)))
-        except Rejected as error:
-            text = f"{error}; this server cannot look for incidents by marker = {self._config.marker}"
-            raise LoginRefused(text, remedy='set marker = "name"').harmless() from None
+        found = await self._page.find(self._config.marker, self._mark)
         return [incident for incident in found if self._mark in self._marks(incident)]
 
     def _marks(self, incident: api.Incident) -> str:

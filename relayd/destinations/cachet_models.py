@@ -51,7 +51,8 @@ class CachetConfig(HttpConfig, DestinationConfig):
     token: Secret
     """Where the API token is; it needs incidents.manage, incident-updates.manage and components.manage."""
     visible: bool = False
-    """Whether everybody sees incidents, or signed-in users only, unless a rule says otherwise."""
+    """Whether everybody sees incidents, or signed-in users only, unless a rule says otherwise. Servers before July 2026
+    show them to everybody who asks their API."""
     marker: Literal["name", "meta"] = "name"
     """Where an incident carries the marker by which it is found again: at the end of its name, which every server can
     look for, or in its metadata, out of sight (servers from July 2026 on)."""
@@ -109,7 +110,7 @@ class IncidentArguments(Section):
     component_id: ComponentId | None = None
     """The component it concerns; `component_status` goes with it."""
     component_status: ComponentStatus | None = None
-    """What that component becomes while the incident is open."""
+    """What that component becomes while the incident is open; newer servers show it only if it is visible to all."""
     components: tuple[Component, ...] = ()
     """Several components at once, `{ id = 1, status = 3 }`; servers from December 2025 on."""
     meta: dict[str, str] | None = None

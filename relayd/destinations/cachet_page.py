@@ -1,7 +1,7 @@
 """A status page as this relay's token sees it: calls, the rate limit, and what a refusal means.
 
 Promises: no call while the rate limit has no room; a 404 of one object is told apart from an API that is switched off;
-what asks whether the token is good changes nothing.
+what asks whether the token is good, or what a hidden incident is like, changes nothing.
 """
 
 from __future__ import annotations
@@ -13,19 +13,14 @@ from collections.abc import Mapping
 from relayd import clock
 from relayd.destinations import cachet_api as api
 from relayd.destinations.cachet_models import CachetConfig
-from relayd.errors import DeliveryError, LoginRefused, NotAllowed, Rejected, SecretMissing, Unavailable
+from relayd.errors import LoginRefused, NotAllowed, Rejected, SecretMissing, Unavailable
 from relayd.httpanswer import Answer
 from relayd.httpclient import HttpClient
-from relayd.model import JSON, Finding
+from relayd.model import JSON
 
 _TOKEN = re.compile(r"[!-~]+")
 _NOBODY = 0
-"""The number that no incident and no component has: asking for it to be changed shows who may, and changes nothing."""
-_ABILITIES = {
-    api.MANAGE_INCIDENTS: f"/incidents/{_NOBODY}",
-    api.MANAGE_UPDATES: f"/incidents/{_NOBODY}/updates/{_NOBODY}",
-    api.MANAGE_COMPONENTS: f"/components/{_NOBODY}",
-}
+"""No incident has this number: asking for it to be changed shows whether the token is taken, and changes nothing."""
 
 
 class Page:
@@ -36,15 +31,46 @@ class Page:
         self._free_at = 0.0
         self.client = HttpClient(config)
 
-    async def ask(self, path: str, *, of: str = "") -> Answer:
-        """Read something."""
-        return await self.send("GET", path, of=of)
+    async def ask(self, path: str, *, of: str = "", as_guest: bool = False) -> Answer:
+        """Read something; `as_guest`: without the token."""
+        return await self.send("GET", path, of=of, as_guest=as_guest)
+
+    async def find(self, marker: str, mark: str) -> list[api.Incident]:
+        """What the page lists of the incidents that carry a mark, the newest first."""
+        try:
+            return api.incidents(await self.ask(api.search(marker, mark)))
+        except Rejected as error:
+            text = f"{error}; this server cannot look for incidents by marker = {marker}"
+            remedy = 'set marker = "name"' if marker != "name" else "update Cachet: its version 3 can"
+            raise LoginRefused(text, remedy=remedy).harmless() from None
+
+    async def incident(self, number: int) -> api.Incident | None:
+        """One incident, also one that is hidden from everybody: the answer to a change of nothing shows it. None if
+        there is none."""
+        what = f"incident {number}"
+        try:
+            return api.incident(await self.ask(f"/incidents/{number}", of=what))
+        except api.Gone:
+            pass
+        try:
+            return api.incident(
+                await self.send("PUT", f"/incidents/{number}", {}, ability=api.MANAGE_INCIDENTS, of=what)
+            )
+        except api.Gone:
+            return None
 
     async def send(
-        self, method: str, path: str, body: Mapping[str, JSON] | None = None, *, ability: str = "", of: str = ""
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, JSON] | None = None,
+        *,
+        ability: str = "",
+        of: str = "",
+        as_guest: bool = False,
     ) -> Answer:
         """One call that needs an `ability` of the token, about the object `of`. Raises Gone if only that is missing."""
-        answer = await self._exchange(method, path, body)
+        answer = await self._exchange(method, path, body, as_guest=as_guest)
         try:
             api.judge(answer, ability=ability, of=of)
         except api.Gone:
@@ -55,44 +81,20 @@ class Page:
     async def expect_login(self) -> None:
         """Raise LoginRefused unless the token is taken: reading alone works with a wrong one too, and shows less."""
         try:
-            await self._try_to_change_nobody(api.MANAGE_INCIDENTS)
-        except NotAllowed:
+            await self.send("PUT", f"/incidents/{_NOBODY}", {}, ability=api.MANAGE_INCIDENTS, of="such object")
+        except (api.Gone, Rejected, NotAllowed):
             return
 
-    async def log_in(self) -> None:
-        """Whether there is an API, and whether it takes the token."""
-        api.incidents(await self.ask("/incidents?per_page=1"))
-        await self.expect_login()
-
-    async def rights(self, name: str) -> Finding:
-        """Which abilities the server says are missing, without doing anything."""
-        missing = []
-        for ability in _ABILITIES:
-            try:
-                await self._try_to_change_nobody(ability)
-            except NotAllowed:
-                missing.append(ability)
-            except DeliveryError as error:
-                return Finding(subject=f"{name}: rights", is_good=False, text=str(error), remedy="run this again")
-        lacking, needed = ", ".join(missing), ", ".join(_ABILITIES)
-        if missing:
-            remedy = f"grant {lacking} to the API key in Cachet's settings, or make a new one with them"
-            return Finding(subject=f"{name}: rights", is_good=False, text=f"the token lacks {lacking}", remedy=remedy)
-        text = f"none is refused; needed are {needed} (many servers name a missing one only when something is done)"
-        return Finding(subject=f"{name}: rights", is_good=True, text=text)
-
-    async def _try_to_change_nobody(self, ability: str) -> None:
-        try:
-            await self.send("PUT", _ABILITIES[ability], {}, ability=ability, of="such object")
-        except (api.Gone, Rejected):
-            return
-
-    async def _exchange(self, method: str, path: str, body: Mapping[str, JSON] | None) -> Answer:
+    async def _exchange(
+        self, method: str, path: str, body: Mapping[str, JSON] | None, *, as_guest: bool = False
+    ) -> Answer:
         left = self._free_at - clock.monotonic()
         if left > 0:
             text = f"{self._config.url}: the rate limit is used up for the next {left:.0f} s"
             raise Unavailable(text, retry_after_seconds=left).harmless()
-        headers = {"Accept": "application/json, application/vnd.api+json", "Authorization": f"Bearer {self._token()}"}
+        headers = {"Accept": "application/json, application/vnd.api+json"}
+        if not as_guest:
+            headers["Authorization"] = f"Bearer {self._token()}"
         if body is not None:
             headers["Content-Type"] = "application/json"
         data = b"" if body is None else json.dumps(body).encode()

@@ -1,23 +1,26 @@
 """The Cachet stand-in: a status page with incidents, their updates, and components; below `PREFIX`.
 
-Promises: strict about the contract: the token and each of its abilities, the shape of every body, queries it does not
-know, a rate limit by its own clock. As at the real one, reading needs no token and shows only what the reader may see,
-what is sent twice is there twice, and a status that is put is hidden by any update.
+Promises: strict about the contract: the token and each of its abilities, the shape of every body, queries that its
+version does not know, two rate limits by its own clock: reads by address, writes by user. As at the real one, reading
+needs no token and shows only what the reader may see, and what is sent twice is there twice.
 """
 
 from __future__ import annotations
 
 import hmac
-import uuid
+import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
 
 from relayd.sandbox import cachet_bodies as bodies
+from relayd.sandbox import cachet_records as records
 from relayd.sandbox.cachet_bodies import document, refusal
+from relayd.sandbox.cachet_records import EVERYBODY, USERS, Incident, Update
+from relayd.sandbox.cachet_versions import VERSIONS
 from relayd.sandbox.exchange import Exchange
 from relayd.sandbox.refusal import Refusal
 from relayd.sandbox.routes import Route, route
@@ -46,38 +49,8 @@ ABILITY = {
 }
 TEMPLATES = {"gateway-fault": "Gateway {{ gateway }} reports: {{ reason }}"}
 _WINDOW_SECONDS = 60
+_STATUS_ONLY = re.compile(r"filter\[status\]")
 _FIRST = 41
-
-
-@dataclass(slots=True)
-class Update:
-    """One update of an incident."""
-
-    id: int
-    status: int
-    message: str
-    at: float
-
-
-@dataclass(slots=True)
-class Incident:
-    """One incident: `body` as it was sent; `updates` in order."""
-
-    id: int
-    body: bodies.NewIncident
-    message: str
-    at: float
-    updates: list[Update] = field(default_factory=list)
-    guid: str = field(default_factory=lambda: str(uuid.uuid4()))
-
-    @property
-    def name(self) -> str:
-        return self.body.name
-
-    @property
-    def status(self) -> int:
-        """What the page shows: the newest update's, else its own."""
-        return self.updates[-1].status if self.updates else self.body.status
 
 
 class StatusPage:
@@ -85,7 +58,8 @@ class StatusPage:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._asked: list[float] = []
+        self._version = VERSIONS[settings.cachet_version]
+        self._asked: dict[str, list[float]] = {"address": [], "user": []}
         self.incidents: dict[int, Incident] = {}
         self.components: dict[int, int] = {1: 1, 2: 1}
 
@@ -102,29 +76,41 @@ class StatusPage:
 
     async def take(self, exchange: Exchange, found: Mapping[str, str]) -> web.StreamResponse:
         """One request, by its operation."""
-        left = self._left(exchange.now)
+        operation = exchange.entry.operation
         try:
-            answer = await self._answer(exchange, found, left)
+            is_known = self._who(exchange, operation)
+        except Refusal as error:
+            exchange.entry.note = str(error)
+            return error.answer()
+        counter = "user" if operation in ABILITY else "address"
+        left = self._left(counter, exchange.now)
+        try:
+            if left < 0:
+                raise refusal(429, "Too Many Attempts.")
+            answer = await self._answer(exchange, found, is_known=is_known)
         except Refusal as error:
             exchange.entry.note = str(error)
             answer = error.answer()
         answer.headers["X-RateLimit-Limit"] = str(self._settings.cachet_rate_limit)
         answer.headers["X-RateLimit-Remaining"] = str(max(left, 0))
         if left < 0:
-            free_at = self._asked[0] + _WINDOW_SECONDS
+            free_at = self._asked[counter][0] + _WINDOW_SECONDS
             answer.headers["Retry-After"] = str(max(1, round(free_at - exchange.now)))
             answer.headers["X-RateLimit-Reset"] = str(round(free_at))
         return answer
 
-    async def _answer(self, exchange: Exchange, found: Mapping[str, str], left: int) -> web.Response:
-        operation = exchange.entry.operation
-        is_known = self._is_known(exchange)
+    def _who(self, exchange: Exchange, operation: str) -> bool:
+        """Whether the token is given and good. Raises before any request is counted."""
         if not self._settings.cachet_enabled:
             raise refusal(404, "Not Found")
+        given = exchange.request.headers.get("Authorization", "")
+        is_known = hmac.compare_digest(given.encode(), f"Bearer {self._settings.cachet_token}".encode())
         if not is_known and (operation in ABILITY or self._settings.cachet_protected):
             raise refusal(401, "Unauthenticated.")
-        if left < 0:
-            raise refusal(429, "Too Many Attempts.")
+        return is_known
+
+    async def _answer(self, exchange: Exchange, found: Mapping[str, str], *, is_known: bool) -> web.Response:
+        operation = exchange.entry.operation
         if self._settings.cachet_rights == "first":
             self._guard(operation)
         match operation:
@@ -135,30 +121,27 @@ class StatusPage:
             case "incident":
                 return await self._open(exchange)
             case "shown":
-                return document({"data": _incident(self._find(found, is_known=is_known))})
+                shown = self._readable(exchange, found, is_known=is_known)
+                return document({"data": records.incident_document(shown)})
             case "edit":
                 return await self._edit(exchange, self._find(found))
             case "updates":
-                return self._list_updates(exchange, self._find(found, is_known=is_known))
+                return self._list_updates(exchange, self._readable(exchange, found, is_known=is_known))
             case "update":
                 return await self._say(exchange, self._find(found))
             case "amend":
                 return await self._amend(exchange, self._find(found), int(found["update"]))
             case "components":
-                return document(bodies.page([self._component(number) for number in self.components], {}))
+                everything = [self._component(number, exchange.now) for number in self.components]
+                return document(bodies.page(everything, {}))
             case _:
                 return await self._set(exchange, int(found["component"]))
 
     # --- incidents
 
     def _list(self, exchange: Exchange, *, is_known: bool) -> web.Response:
-        asked = bodies.query(
-            exchange,
-            knows_meta=self._settings.cachet_meta,
-            sorts=("name", "status", "id", "created_at"),
-            includes=("components", "components.group", "updates", "user", "meta"),
-        )
-        seen = [each for each in reversed(self.incidents.values()) if is_known or each.body.visible]
+        asked = bodies.query(exchange, self._version.filters, self._version.sorts, self._version.includes)
+        seen = [each for each in self.incidents.values() if self._is_seen(each, exchange.now, is_known=is_known)]
         for name, wanted in asked.items():
             if name == "filter[name]":
                 seen = [each for each in seen if wanted.casefold() in each.name.casefold()]
@@ -167,11 +150,16 @@ class StatusPage:
             elif name.startswith("filter[meta]"):
                 key = name.removeprefix("filter[meta][").removesuffix("]")
                 seen = [each for each in seen if str((each.body.meta or {}).get(key)) == wanted]
+        sort = asked.get("sort") or "-created_at"
+        seen.sort(key=_BY[sort.removeprefix("-")], reverse=sort.startswith("-"))
+        if sort == "-created_at":  # of the same second: as they lie
+            seen.sort(key=lambda each: -int(each.at))
         with_meta = "meta" in asked.get("include", "").split(",")
-        return document(bodies.page([_incident(each, with_meta=with_meta) for each in seen], asked))
+        shown = [records.incident_document(each, with_meta=with_meta) for each in seen]
+        return document(bodies.page(shown, asked))
 
     async def _open(self, exchange: Exchange) -> web.Response:
-        body = await bodies.checked(bodies.NewIncident, exchange)
+        body = await self._checked(bodies.NewIncident, exchange)
         self._check_references(body)
         self._guard("incident")
         message = body.message or ""
@@ -179,11 +167,16 @@ class StatusPage:
             message = TEMPLATES[body.template]
             for name, value in (body.template_vars if isinstance(body.template_vars, dict) else {}).items():
                 message = message.replace(f"{{{{ {name} }}}}", str(value))
-        made = Incident(_FIRST + 1 + len(self.incidents), body, message, exchange.now)
+        made = Incident(_FIRST + 1 + len(self.incidents), body, message, exchange.now, self._version)
+        made.visible = EVERYBODY if body.visible else USERS
+        if self._version.publishes and body.published_at is not None:
+            made.published_at = _moment(body.published_at)
         self.incidents[made.id] = made
         exchange.entry.has_effect = True
         exchange.entry.key = str(made.id)
-        return document({"data": _incident(made)}, 201)
+        if body.notifications and not self._settings.cachet_mail:
+            raise refusal(500, "Server Error")  # after the commit
+        return document({"data": records.incident_document(made)}, 201)
 
     def _check_references(self, body: bodies.NewIncident) -> None:
         numbers = [impact.id for impact in body.components]
@@ -194,115 +187,116 @@ class StatusPage:
             raise bodies.invalid({"template": ["The selected template is invalid."]})
 
     async def _edit(self, exchange: Exchange, incident: Incident) -> web.Response:
-        change = await bodies.checked(bodies.IncidentChange, exchange)
+        change = await self._checked(bodies.IncidentChange, exchange)
         self._guard("edit")
         wanted = change.model_dump(exclude_none=True)
         incident.body = incident.body.model_copy(update=wanted)
+        if change.visible is not None:
+            incident.visible = EVERYBODY if change.visible else USERS
         exchange.entry.has_effect = bool(wanted)
-        return document({"data": _incident(incident)})
+        return document({"data": records.incident_document(incident)})
 
     # --- updates
 
     def _list_updates(self, exchange: Exchange, incident: Incident) -> web.Response:
-        asked = bodies.query(exchange, knows_meta=False, sorts=("status", "created_at"), includes=("incident",))
+        asked = bodies.query(exchange, _STATUS_ONLY, ("status", "created_at"), ("incident",))
         seen = list(incident.updates)
         if asked.get("sort") == "-created_at":
-            seen.reverse()
-        return document(bodies.page([_update(incident, each) for each in seen], asked))
+            seen = records.newest_first(seen)
+        return document(bodies.page([records.update_document(incident, each) for each in seen], asked))
 
     async def _say(self, exchange: Exchange, incident: Incident) -> web.Response:
-        body = await bodies.checked(bodies.NewUpdate, exchange)
+        body = await self._checked(bodies.NewUpdate, exchange)
         self._guard("update")
         number = 1 + sum(len(each.updates) for each in self.incidents.values())
         made = Update(number, body.status, body.message, exchange.now)
         incident.updates.append(made)
+        if self._version.is_canonical:
+            incident.body.status = body.status
         exchange.entry.has_effect = True
         exchange.entry.key = str(incident.id)
-        return document({"data": _update(incident, made)}, 201)
+        return document({"data": records.update_document(incident, made)}, 201)
 
     async def _amend(self, exchange: Exchange, incident: Incident, number: int) -> web.Response:
         found = next((each for each in incident.updates if each.id == number), None)
         if found is None:
-            raise refusal(404, "Not Found")
-        change = await bodies.checked(bodies.UpdateChange, exchange)
+            raise _missing("Update", number)
+        change = await self._checked(bodies.UpdateChange, exchange)
         self._guard("amend")
         found.status = found.status if change.status is None else change.status
         found.message = change.message or found.message
         exchange.entry.has_effect = change != bodies.UpdateChange()
-        return document({"data": _update(incident, found)})
+        return document({"data": records.update_document(incident, found)})
 
     # --- components
 
     async def _set(self, exchange: Exchange, number: int) -> web.Response:
         if number not in self.components:
-            raise refusal(404, "Not Found")
-        change = await bodies.checked(bodies.ComponentChange, exchange)
+            raise _missing("Component", number)
+        change = await self._checked(bodies.ComponentChange, exchange)
         self._guard("component")
         if change.status is not None:
             self.components[number] = change.status
         exchange.entry.has_effect = change != bodies.ComponentChange()
-        return document({"data": self._component(number)})
+        return document({"data": self._component(number, exchange.now)})
 
-    def _component(self, number: int) -> dict[str, Any]:
-        status = {"human": f"Status {self.components[number]}", "value": self.components[number]}
-        attributes = {"id": number, "name": f"Component {number}", "status": status, "latest_status": status}
-        return {"id": str(number), "type": "components", "attributes": attributes}
+    def _component(self, number: int, now: float) -> dict[str, Any]:
+        stored = self.components[number]
+        shown = records.component_status(number, stored, self.incidents.values(), self._version, now)
+        return records.component_document(number, stored, shown)
 
     # --- who asks, and how often
 
-    def _is_known(self, exchange: Exchange) -> bool:
-        given = exchange.request.headers.get("Authorization", "")
-        return hmac.compare_digest(given.encode(), f"Bearer {self._settings.cachet_token}".encode())
+    async def _checked(self, model: type[bodies.Model], exchange: Exchange) -> bodies.Model:
+        return await bodies.checked(model, exchange, is_strict=self._settings.cachet_bodies == "strict")
 
     def _guard(self, operation: str) -> None:
         """403 if the token may not do this; at the real one this comes after everything else was checked."""
         ability = ABILITY.get(operation)
-        if ability is not None and ability not in self._settings.cachet_abilities.split():
+        if ability is not None and ability not in self._abilities:
             raise refusal(403, "Invalid ability provided.")
 
-    def _left(self, now: float) -> int:
-        """Count one request: how many more are free in this minute, -1 for none."""
-        self._asked = [at for at in self._asked if now - at < _WINDOW_SECONDS]
-        if len(self._asked) >= self._settings.cachet_rate_limit:
-            return -1
-        self._asked.append(now)
-        return self._settings.cachet_rate_limit - len(self._asked)
+    @property
+    def _abilities(self) -> list[str]:
+        return self._settings.cachet_abilities.split()
 
-    def _find(self, found: Mapping[str, str], *, is_known: bool = True) -> Incident:
+    def _left(self, counter: str, now: float) -> int:
+        """Count one request: how many more are free in this minute, -1 for none."""
+        asked = self._asked[counter] = [at for at in self._asked[counter] if now - at < _WINDOW_SECONDS]
+        if len(asked) >= self._settings.cachet_rate_limit:
+            return -1
+        asked.append(now)
+        return self._settings.cachet_rate_limit - len(asked)
+
+    def _is_seen(self, incident: Incident, now: float, *, is_known: bool) -> bool:
+        is_manager = is_known and ABILITY["incident"] in self._abilities
+        return incident.is_seen_by(user=is_known, manager=is_manager, now=now)
+
+    def _readable(self, exchange: Exchange, found: Mapping[str, str], *, is_known: bool) -> Incident:
+        incident = self._find(found)
+        if not self._is_seen(incident, exchange.now, is_known=is_known):
+            raise _missing("Incident", incident.id)
+        return incident
+
+    def _find(self, found: Mapping[str, str]) -> Incident:
+        """Also one that is hidden: who may change it, may."""
         incident = self.incidents.get(int(found["incident"]))
-        if incident is None or not (is_known or incident.body.visible):
-            raise refusal(404, "Not Found")
+        if incident is None:
+            raise _missing("Incident", int(found["incident"]))
         return incident
 
 
-def _incident(incident: Incident, *, with_meta: bool = False) -> dict[str, Any]:
-    body = incident.body
-    attributes: dict[str, Any] = {
-        "id": incident.id,
-        "guid": incident.guid,
-        "name": body.name,
-        "message": incident.message,
-        "visible": int(body.visible),
-        "stickied": body.stickied,
-        "notifications": body.notifications,
-        "status": bodies.status(incident.status),
-        "occurred": {"human": None, "string": body.occurred_at},
-        "created": bodies.moment(incident.at),
-        "updated": bodies.moment(incident.at),
-    }
-    if with_meta:
-        attributes["meta"] = body.meta or {}
-    return {"id": str(incident.id), "type": "incidents", "attributes": attributes}
+_BY: Mapping[str, Any] = {
+    "name": lambda incident: incident.name,
+    "status": lambda incident: incident.status,
+    "id": lambda incident: incident.id,
+    "created_at": lambda incident: int(incident.at),
+}
 
 
-def _update(incident: Incident, update: Update) -> dict[str, Any]:
-    attributes = {
-        "id": update.id,
-        "updateable_id": incident.id,
-        "updateable_type": "incident",
-        "message": update.message,
-        "status": bodies.status(update.status),
-        "created": bodies.moment(update.at),
-        "updated": bodies.moment(update.at),
-    }
-    return {"id": str(update.id), "type": "updates", "attributes": attributes}
+def _missing(model: str, number: int) -> Refusal:
+    return refusal(404, f"No query results for model [Cachet\\Models\\{model}] {number}")
+
+
+def _moment(text: str) -> float:
+    return datetime.strptime(text, "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC).timestamp()

@@ -5,6 +5,7 @@ Promises: a body is checked whole before anything is done with it; errors have t
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Collection, Iterable, Mapping
@@ -26,13 +27,14 @@ _Text = Annotated[str, StringConstraints(min_length=1)]
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 _Status = Annotated[int, Field(ge=0, le=4)]
 _ComponentStatus = Annotated[int, Field(ge=1, le=6)]
-_WORDS = re.compile(
-    r"filter\[(name|status|occurs_after|occurs_before|occurs_on|meta\]\[[^\]]+)\]|per_page|page|sort|include"
-)
+_WORDS = re.compile(r"per_page|page|sort|include")
+_INVISIBLE = "\\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u2060-\u2064\u206a-\u206f\ufeff"
+_EDGES = re.compile(f"^[{_INVISIBLE}]+|[{_INVISIBLE}]+$")
+"""What is trimmed from both ends of every text."""
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid")
 
 
 class Impact(_Strict):
@@ -117,12 +119,19 @@ class ComponentChange(_Strict):
     meta: dict[str, Any] | None = None
 
 
-async def checked(model: type[Model], exchange: Exchange) -> Model:
-    """The body of a request. Raises 422 with the fields that are wrong."""
+async def checked(model: type[Model], exchange: Exchange, *, is_strict: bool) -> Model:
+    """The body of a request, its texts trimmed. Raises 422 with the fields that are wrong. Not strict is as the real
+    one is: what it does not know is ignored, and "1" is a number, a state and a yes."""
     if exchange.request.content_type != "application/json":
         raise invalid({"body": ["The Content-Type is not application/json."]})
     try:
-        return model.model_validate_json(await exchange.read(BODY_LIMIT))
+        found = trimmed(json.loads(await exchange.read(BODY_LIMIT)))
+    except ValueError:
+        raise invalid({"body": ["The body is no JSON."]}) from None
+    if not is_strict and isinstance(found, dict):
+        found = {name: value for name, value in found.items() if name in model.model_fields}
+    try:
+        return model.model_validate(found, strict=is_strict)
     except ValidationError as error:
         fields: dict[str, list[str]] = {}
         for each in error.errors():
@@ -131,14 +140,26 @@ async def checked(model: type[Model], exchange: Exchange) -> Model:
         raise invalid(fields) from None
 
 
-def query(exchange: Exchange, *, knows_meta: bool, sorts: Collection[str], includes: Collection[str]) -> dict[str, str]:
+def trimmed(found: Any) -> Any:
+    """Every text without what cannot be seen at its ends; an empty one is none."""
+    if isinstance(found, str):
+        return _EDGES.sub("", found) or None
+    if isinstance(found, list):
+        return [trimmed(each) for each in found]
+    return {name: trimmed(each) for name, each in found.items()} if isinstance(found, dict) else found
+
+
+def query(
+    exchange: Exchange, filters: re.Pattern[str], sorts: Collection[str], includes: Collection[str]
+) -> dict[str, str]:
     """The parameters of a list. Raises 400 for what the server does not know."""
     found = dict(parse_qsl(exchange.request.query_string, keep_blank_values=True, strict_parsing=False))
     for name in found:
-        if _WORDS.fullmatch(name) is None or (name.startswith("filter[meta]") and not knows_meta):
+        if _WORDS.fullmatch(name) is None and filters.fullmatch(name) is None:
             raise refusal(400, f"Requested filter(s) `{name}` are not allowed.")
     if found.get("sort", "").removeprefix("-") not in ("", *sorts):
-        raise refusal(400, f"Requested sort(s) `{found['sort']}` is not allowed.")
+        allowed = ", ".join(sorts)
+        raise refusal(400, f"Requested sort(s) `{found['sort']}` is not allowed. Allowed sort(s) are `{allowed}`.")
     for include in filter(None, found.get("include", "").split(",")):
         if include not in includes:
             raise refusal(400, f"Requested include(s) `{include}` are not allowed.")

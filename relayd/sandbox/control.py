@@ -16,7 +16,7 @@ from aiohttp import web
 from relayd.sandbox.faults import ACTIONS, FaultError
 
 if TYPE_CHECKING:
-    from relayd.sandbox.cachet import Incident
+    from relayd.sandbox.cachet_records import Incident
     from relayd.sandbox.sayvu import Report
     from relayd.sandbox.server import Sandbox
 

@@ -53,6 +53,11 @@ class Exchange:
         self.fault = fault
         self.now = now
         self._is_continued = False
+        self._kept: bytes | None = None
+
+    async def keep(self, limit: int) -> None:
+        """Read the whole body now, for whoever reads it later; the connection may be gone by then."""
+        self._kept = await self.read(limit)
 
     def meets(self, action: str) -> bool:
         """Whether the script wants this fault here."""
@@ -74,6 +79,9 @@ class Exchange:
 
     async def chunks(self, idle_seconds: float = 20.0) -> AsyncIterator[bytes]:
         """The body as it comes, or as the script slows or cuts it."""
+        if self._kept is not None:
+            yield self._kept
+            return
         self._continue()
         rate = self.fault.amount if self.fault and self.meets("slow") else None
         left = int(self.fault.amount) if self.fault and self.meets("cut") else None

@@ -6,6 +6,7 @@ comment.
     store#2 lose                       the second upload: done, then the connection is closed without an answer
     slot#1-3 status 429 retry_after=5  the first three
     store#4+ slow 20000                from the fourth on, at 20,000 bytes a second
+    report#1 outlast 8                 a gateway's 504 at once, and the report made 8 seconds later
     any%3 status 500                   3 % of all requests, drawn from the seed
     any portal                         every request meets a captive portal
 
@@ -38,6 +39,7 @@ ACTIONS: Mapping[str, tuple[float | None, frozenset[str], str]] = {
     "status": (float("nan"), frozenset({"retry_after", "code", "message"}), "answer this status; nothing is done"),
     "lose": (None, frozenset(), "do it, then close the connection without an answer"),
     "mute": (None, frozenset(), "do it, then never answer"),
+    "outlast": (30.0, frozenset({"status"}), "answer 504 (0: not at all) at once, and do it so many seconds later"),
     "truncate": (None, frozenset(), "do it, then close the connection in the middle of the answer"),
     "cut": (float("nan"), frozenset(), "close the connection after so many bytes of the request body"),
     "refuse": (None, frozenset(), "close the connection at once"),

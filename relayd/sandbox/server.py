@@ -25,6 +25,7 @@ from relayd import clock
 from relayd.sandbox import cachet, control, incidentshare, mqtt, sayvu, watcher, webhook, wrong_answers
 from relayd.sandbox.exchange import Dropped, Entry, Exchange, drop, new_entry
 from relayd.sandbox.faults import Fault, Script
+from relayd.sandbox.outlasting import Outlasting
 from relayd.sandbox.refusal import ApiRefusal, Refusal, StorageRefusal
 from relayd.sandbox.resource_manager import ResourceManager
 from relayd.sandbox.routes import Route
@@ -85,6 +86,7 @@ class Sandbox:
         self.cachet = cachet.StatusPage(self.settings)
         self.share = incidentshare.Site(self.settings)
         self.broker = None if mqtt_port is None else mqtt.Broker(mqtt_port)
+        self._outlasting = Outlasting()
         self._transports: set[asyncio.Transport] = set()
         self._skew_seconds = 0.0
         self._number = 0
@@ -121,6 +123,7 @@ class Sandbox:
     async def close(self) -> None:
         """Drop every connection; a folder of its own goes with it."""
         self._drop_connections()
+        await self._outlasting.close()
         if self.broker is not None:
             await self.broker.close()
         if self._runner is not None:
@@ -173,6 +176,10 @@ class Sandbox:
         self.watcher.revoke()
         self.share.revoke()
 
+    async def finish(self) -> None:
+        """What goes on though its client has given it up is done now."""
+        await self._outlasting.finish()
+
     def advance(self, seconds: float) -> None:
         """Move the sandbox's clock against the machine's."""
         self._skew_seconds += seconds
@@ -220,6 +227,8 @@ class Sandbox:
         entry.fault = fault.text if fault else None
         exchange = Exchange(request, entry, fault, self.now())
         answer = await wrong_answers.wrong_answer(exchange)
+        if answer is None and exchange.meets("outlast"):
+            answer = await self._outlasting.begin(exchange, lambda later: self._done_later(later, found))
         if answer is None:
             answer = await self._right_answer(exchange, found)
         entry.status = answer.status
@@ -238,6 +247,11 @@ class Sandbox:
         if exchange.meets("slow") and isinstance(answer, web.Response):
             return await wrong_answers.slowly(exchange, answer)
         return answer
+
+    async def _done_later(self, exchange: Exchange, found: Mapping[str, str]) -> None:
+        exchange.now = self.now()
+        await self._right_answer(exchange, found)
+        await self._forget_closed()
 
     async def _right_answer(self, exchange: Exchange, found: Mapping[str, str]) -> web.StreamResponse:
         entry = exchange.entry

@@ -97,10 +97,14 @@ class Settings(BaseModel):
     """Whether the API is switched on; if not, every call is answered 404."""
     cachet_protected: bool = False
     """Whether reading needs the token too."""
-    cachet_meta: bool = True
-    """Whether lists can be filtered by metadata; servers before July 2026 refuse that."""
+    cachet_version: Literal["2025-12-02", "2026-06-25", "2026-08-22"] = "2026-08-22"
+    """Of which day its Cachet is: what one can sort and filter by, and who sees what, differs."""
+    cachet_bodies: Literal["strict", "lenient"] = "strict"
+    """Whether a body that the contract does not know is refused, or read as the real one reads it."""
+    cachet_mail: bool = True
+    """Whether mail can be sent; if not, an incident with notifications is kept, and answered 500."""
     cachet_rate_limit: int = Field(default=300, ge=1)
-    """Requests a minute."""
+    """Requests a minute: as many reads from one address, and as many writes by one user."""
 
     share_token_body: Literal["any", "form", "json"] = "any"  # noqa: S105
     """IncidentShare: which encoding of the token request is understood; the other one is refused with token_refusal."""

@@ -19,12 +19,16 @@ from relayd.errors import DeliveryError, LoginRefused, NotAllowed, NotReady, Rej
 from relayd.model import Capture, Kind, Outcome, Receipt
 from relayd.sandbox import Sandbox
 from relayd.sandbox.cachet import PREFIX
+from relayd.sandbox.cachet_bodies import NewIncident
+from relayd.sandbox.cachet_records import Incident, Update
+from relayd.sandbox.cachet_versions import VERSIONS as SERVERS
 from tests.destinations.contract import DeliveryContract
 from tests.destinations.driver import Line, PowerCut, line
 from tests.unit.wire import reply, speaking
 
 FIRST = 42
 AT = ("2026-01-01T08:00:00Z", "2026-01-01T08:07:00Z", "2026-01-01T09:00:00Z", "2026-01-01T09:30:00Z")
+VERSIONS = ("2025-12-02", "2026-06-25", "2026-08-22")
 EVERY = ("incidents.manage", "incident-updates.manage", "components.manage")
 
 
@@ -81,6 +85,13 @@ async def fault(relay: Line, *, over: bool = False, at: str = AT[0], part: str =
     kind = "fault_cleared" if over else "fault_raised"
     reason = "" if over else "no file for 10 min"
     return await tell(relay, {"schema": 1, "type": kind, "part": part, "reason": reason, "at": at}, **more)
+
+
+def shown_incident(number: int, *, updates: int = 0, version: str = VERSIONS[-1]) -> Incident:
+    """Somebody else's, for signed-in users."""
+    body = NewIncident(name="Not ours", status=1, message="It stands.")
+    said = [Update(each + 1, 2, f"Update {each + 1}.", clock.now()) for each in range(updates)]
+    return Incident(number, body, "It stands.", clock.now(), SERVERS[version], updates=said)
 
 
 async def drain(relay: Line, tries: int = 50) -> list[Receipt]:
@@ -155,6 +166,19 @@ async def test_a_fault_of_the_relay_opens_an_incident_and_its_end_resolves_it(tm
         await fault(relay, at=AT[2])
         assert (await relay.deliver(tries=1)).fields == {"incident_id": FIRST + 1}
         assert [each.status for each in sandbox.cachet.incidents.values()] == [4, 1]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_every_version_of_the_server_takes_a_fault_and_its_end(tmp_path: Path, version: str) -> None:
+    async with played(tmp_path, cachet_version=version) as (sandbox, relay):
+        await fault(relay)
+        await relay.deliver(tries=1)
+        await fault(relay, over=True)
+        await relay.deliver(tries=1)
+        (incident,) = sandbox.cachet.incidents.values()
+        assert incident.status == 4
+        findings = await relay.destination.check()
+        assert all(finding.is_good for finding in findings if not finding.subject.endswith("guests")), findings
 
 
 async def test_a_fault_is_said_to_begin_when_it_began_and_to_end_when_its_end_was_told(tmp_path: Path) -> None:
@@ -254,7 +278,7 @@ async def test_a_marker_is_found_again_in_the_name_or_out_of_sight(tmp_path: Pat
 
 
 async def test_a_server_that_cannot_look_for_metadata_is_a_fault_that_says_what_to_set(tmp_path: Path) -> None:
-    async with played(tmp_path, {"marker": "meta"}, cachet_meta=False) as (sandbox, relay):
+    async with played(tmp_path, {"marker": "meta"}, cachet_version=VERSIONS[1]) as (sandbox, relay):
         await fault(relay)
         outcome = await relay.attempt()
         assert isinstance(outcome, LoginRefused)
@@ -605,7 +629,7 @@ async def test_a_token_with_blanks_is_never_sent_and_never_shown(
         ({"cachet_enabled": False}, "1|sandbox", PREFIX, "login", "the API is switched off", "switch the API on"),
         ({}, "1|sandbox", "/none", "login", "or url is not that of the API", "check url: it ends in /api"),
         (
-            {"cachet_abilities": "incidents.manage", "cachet_rights": "first"},
+            {"cachet_abilities": "incidents.manage"},
             "1|sandbox",
             PREFIX,
             "rights",
@@ -627,13 +651,50 @@ async def test_check_says_what_is_wrong_and_what_to_do(
     monkeypatch.setenv("RELAYD_TEST_TOKEN", token)
     async with Sandbox(**switches) as sandbox:
         page = make(sandbox.url + path)
-        *good, last = await page.check()
+        sandbox.cachet.incidents[7] = shown_incident(7, updates=1)
+        findings = await page.check()
         await page.close()
-        assert all(finding.is_good for finding in good)
-        assert (last.is_good, last.subject) == (False, f"status-page: {subject}")
-        assert text in last.text
-        assert remedy in last.remedy
+        (bad,) = [finding for finding in findings if not finding.is_good]
+        assert bad.subject == f"status-page: {subject}"
+        assert text in bad.text
+        assert remedy in bad.remedy
         assert not any(entry.has_effect for entry in sandbox.log)
+
+
+@pytest.mark.parametrize("ability", EVERY)
+async def test_check_shows_every_missing_right_by_changing_nothing_in_what_is_there(ability: str) -> None:
+    async with Sandbox(cachet_abilities=" ".join(set(EVERY) - {ability})) as sandbox:
+        sandbox.cachet.incidents[7] = shown_incident(7, updates=1)
+        page = make(sandbox.url + PREFIX)
+        bad = [finding for finding in await page.check() if not finding.is_good]
+        assert [finding.text for finding in bad] == [f"the token lacks {ability}"]
+        assert not any(entry.has_effect for entry in sandbox.log)
+        sandbox.cachet.incidents.clear()
+        good = [finding.text for finding in await page.check() if finding.subject.endswith("rights")]
+        await page.close()
+    if ability != EVERY[2]:
+        assert good == [
+            "nothing is refused; incidents.manage, incident-updates.manage could not be tried: the page has nothing yet"
+        ]
+
+
+@pytest.mark.parametrize(("version", "is_good"), [(VERSIONS[0], False), (VERSIONS[1], False), (VERSIONS[2], True)])
+async def test_check_looks_as_a_guest_and_says_that_older_servers_hide_nothing(version: str, is_good: bool) -> None:
+    async with Sandbox(cachet_version=version) as sandbox:
+        sandbox.cachet.incidents[7] = shown_incident(7, version=version)
+        page = make(sandbox.url + PREFIX)
+        last = (await page.check())[-1]
+        await page.close()
+        assert (last.subject, last.is_good) == ("status-page: guests", is_good)
+        assert ("GHSA-6ghm-wf22-pvx5" in last.remedy) == (not is_good)
+
+
+async def test_check_tries_the_very_search_of_a_delivery() -> None:
+    async with Sandbox(cachet_version=VERSIONS[1]) as sandbox:
+        page = make(sandbox.url + PREFIX, marker="meta")
+        last = (await page.check())[-1]
+        await page.close()
+        assert (last.subject, last.is_good, last.remedy) == ("status-page: login", False, 'set marker = "name"')
 
 
 @pytest.mark.parametrize(

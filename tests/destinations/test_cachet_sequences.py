@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from relayd.errors import LoginRefused, Rejected
 from relayd.sandbox import Sandbox
-from relayd.sandbox.cachet import PREFIX, Incident
+from relayd.sandbox.cachet import PREFIX
+from relayd.sandbox.cachet_records import Incident
 from tests.destinations.driver import Line, PowerCut, line
 from tests.destinations.test_cachet import drain, fault, make
 
