@@ -1,9 +1,9 @@
 """Cachet v3: a status page that shows one incident for each fault, and the status of components.
 
 Promises: an incident carries a marker, so that after a lost answer it is looked for before anything is sent again, and
-so that the end of a fault finds it. What is known of a fault when its turn comes is told at once: one that came and
-went while the link was away is one finished incident, however often. Deliveries of one fault go in their order; an end
-never overtakes its beginning. Resolved is by an update with status 4, once.
+so that the end of a fault finds it; its number is remembered too. What is known of a fault when its turn comes is told
+at once: one that came and went while the link was away is one finished incident, however often. Deliveries of one fault
+go in their order; an end never overtakes its beginning. Resolved is by an update with status 4, once.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from relayd.destinations.cachet_check import Check
 from relayd.destinations.cachet_events import Event, event_of, key_of
 from relayd.destinations.cachet_incident import DONE, Telling
 from relayd.destinations.cachet_models import CachetConfig, ComponentArguments, IncidentArguments
+from relayd.destinations.cachet_opened import Opened
 from relayd.destinations.cachet_order import TOLD, later
 from relayd.destinations.cachet_page import Page
 from relayd.errors import Rejected, TryAgain
+from relayd.memory import Unkept
 from relayd.model import Finding, Receipt
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ class Cachet(Destination):
         self.name = name
         self._config = config
         self._page = Page(config)
+        memory = Unkept() if surroundings is None else surroundings.memory(f"destination:{name}")
+        self._opened = Opened(memory)
 
     async def deliver(self, attempt: Attempt) -> Receipt:
         """Receipt: `incident_id`; None for a component, and where there is nothing to resolve."""
@@ -78,7 +82,8 @@ class Cachet(Destination):
 
         mine = key(attempt)
         rest = await later(attempt, lambda sibling: key(sibling) == mine)
-        done = await Telling(self._page, self._config, attempt, said(attempt), [said(each) for each in rest]).run()
+        told = [said(each) for each in rest]
+        done = await Telling(self._page, self._config, self._opened, attempt, said(attempt), told).run()
         covers = done["covers"] if isinstance(done["covers"], list) else []
         with_me = [sibling for sibling in rest if sibling.delivery.id in covers]
         return done, with_me, [sibling for sibling in rest if sibling.delivery.id not in covers]

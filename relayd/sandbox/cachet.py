@@ -191,6 +191,7 @@ class StatusPage:
         self._guard("edit")
         wanted = change.model_dump(exclude_none=True)
         incident.body = incident.body.model_copy(update=wanted)
+        incident.last_status = incident.last_status if change.status is None else change.status
         if change.visible is not None:
             incident.visible = EVERYBODY if change.visible else USERS
         exchange.entry.has_effect = bool(wanted)
@@ -211,8 +212,7 @@ class StatusPage:
         number = 1 + sum(len(each.updates) for each in self.incidents.values())
         made = Update(number, body.status, body.message, exchange.now)
         incident.updates.append(made)
-        if self._version.is_canonical:
-            incident.body.status = body.status
+        incident.last_status = body.status
         exchange.entry.has_effect = True
         exchange.entry.key = str(incident.id)
         return document({"data": records.update_document(incident, made)}, 201)

@@ -32,7 +32,8 @@ class Update:
 
 @dataclass(slots=True)
 class Incident:
-    """One incident: `body` as it was sent; `updates` in order; `visible` as a person may have set it since."""
+    """One incident: `body` as it was sent; `updates` in order; `visible` as a person may have set it since;
+    `last_status` what was last said of it, where the server keeps that."""
 
     id: int
     body: bodies.NewIncident
@@ -41,6 +42,7 @@ class Incident:
     version: Version
     published_at: float = 0.0
     visible: int = USERS
+    last_status: int | None = None
     updates: list[Update] = field(default_factory=list)
     guid: str = field(default_factory=lambda: str(uuid.uuid4()))
 
@@ -51,7 +53,9 @@ class Incident:
     @property
     def status(self) -> int:
         """What the page shows."""
-        if self.version.is_canonical or not self.updates:
+        if self.version.is_canonical:
+            return self.body.status if self.last_status is None else self.last_status
+        if not self.updates:
             return self.body.status
         return newest_first(self.updates)[0].status
 

@@ -15,8 +15,9 @@ from typing import ClassVar
 
 import pytest
 
+from relayd import clock
 from relayd.destinations.base import Destination
-from relayd.errors import DeliveryError, LoginRefused, Rejected, Unavailable
+from relayd.errors import DeliveryError, LoginRefused, NotReady, Rejected, Unavailable
 from relayd.model import Receipt
 from relayd.sandbox import Sandbox
 from tests.destinations.driver import Line, PowerCut, line, until
@@ -216,6 +217,78 @@ class DeliveryContract(ABC):
         assert not findings[-1].is_good
         assert findings[-1].subject.endswith("connection")
         assert findings[-1].remedy
+
+
+class Uptime:
+    """How long the machine is up, for what waits in doubt."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds = 1000.0
+        monkeypatch.setattr(clock, "since_boot", lambda: self.seconds)
+
+
+class LookingContract(DeliveryContract):
+    """The same for an API that does twice what it is asked twice, and that is looked at before it is asked again. The
+    last of `operations` is the one that must not be there twice."""
+
+    @abstractmethod
+    def make_patient(self, sandbox: Sandbox) -> Destination:
+        """As `make`, but in doubt it waits 20 s."""
+
+    @abstractmethod
+    def check_once(self, sandbox: Sandbox) -> None:
+        """Assert that the effect is there once; one that came twice is taken back."""
+
+    @pytest.fixture
+    async def patient(self, sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[Line]:
+        async with line(lambda: self.make_patient(sandbox), tmp_path / "patient") as made:
+            yield made
+
+    @pytest.mark.parametrize("status", [504, 502, 500, 0])
+    async def test_a_request_that_goes_on_after_it_was_given_up_is_waited_for_and_not_repeated(
+        self, sandbox: Sandbox, patient: Line, monkeypatch: pytest.MonkeyPatch, status: int
+    ) -> None:
+        uptime, effect = Uptime(monkeypatch), self.operations[-1]
+        sandbox.script(f"{effect}#1 outlast 3600 status={status}")
+        await patient.put(CONTENT)
+        assert isinstance(await patient.attempt(), DeliveryError)
+        for _ in range(3):
+            assert isinstance(await patient.attempt(), NotReady)
+            uptime.seconds += 5
+        await patient.restart()
+        await sandbox.finish()
+        self.check_delivered(sandbox, await patient.deliver(tries=1), CONTENT)
+        assert sandbox.count(effect) == 1
+
+    async def test_a_request_that_goes_on_longer_than_we_wait_leaves_one_effect(
+        self, sandbox: Sandbox, patient: Line, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        uptime, effect = Uptime(monkeypatch), self.operations[-1]
+        sandbox.script(f"{effect}#1 outlast 3600")
+        await patient.put(CONTENT)
+        assert isinstance(await patient.attempt(), DeliveryError)
+        uptime.seconds += 20
+        assert isinstance(await patient.attempt(), NotReady)
+        assert sandbox.count(effect, effect=True) == 1
+        await sandbox.finish()
+        await patient.restart()
+        uptime.seconds += 20
+        await patient.deliver(tries=1)
+        self.check_once(sandbox)
+
+    async def test_a_repeat_that_never_was_needed_is_no_delivery_before_it_was_looked_at_once_more(
+        self, sandbox: Sandbox, patient: Line, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        uptime, effect = Uptime(monkeypatch), self.operations[-1]
+        sandbox.script(f"{effect}#1 refuse; {effect}#2 lose")
+        await patient.put(CONTENT)
+        assert isinstance(await patient.attempt(), DeliveryError)
+        uptime.seconds += 20
+        assert isinstance(await patient.attempt(), DeliveryError)
+        uptime.seconds += 20
+        assert isinstance(await patient.attempt(), NotReady)
+        uptime.seconds += 20
+        self.check_delivered(sandbox, await patient.deliver(tries=1), CONTENT)
 
 
 class DestinationContract(DeliveryContract):

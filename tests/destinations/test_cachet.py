@@ -16,13 +16,15 @@ from relayd import clock
 from relayd.destinations.cachet import Cachet
 from relayd.destinations.cachet_models import CachetConfig, IncidentArguments
 from relayd.errors import DeliveryError, LoginRefused, NotAllowed, NotReady, Rejected, TryAgain, Unavailable
+from relayd.memory import Unkept
 from relayd.model import Capture, Kind, Outcome, Receipt
 from relayd.sandbox import Sandbox
 from relayd.sandbox.cachet import PREFIX
 from relayd.sandbox.cachet_bodies import NewIncident
 from relayd.sandbox.cachet_records import Incident, Update
 from relayd.sandbox.cachet_versions import VERSIONS as SERVERS
-from tests.destinations.contract import DeliveryContract
+from relayd.surroundings import Surroundings
+from tests.destinations.contract import LookingContract, Uptime
 from tests.destinations.driver import Line, PowerCut, line
 from tests.unit.wire import reply, speaking
 
@@ -45,6 +47,7 @@ def make(url: str, **options: Any) -> Cachet:
         "connect_timeout": "2s",
         "answer_timeout": "400ms",
         "stall_timeout": "400ms",
+        "doubt_wait": "0s",
     }
     return Cachet("status-page", CachetConfig.model_validate({**section, **options}))
 
@@ -108,7 +111,7 @@ async def drain(relay: Line, tries: int = 50) -> list[Receipt]:
     raise AssertionError("it does not end")
 
 
-class TestCachetKeepsTheContract(DeliveryContract):
+class TestCachetKeepsTheContract(LookingContract):
     """Every message is a fault of its own here."""
 
     logins = ("incidents",)
@@ -130,6 +133,13 @@ class TestCachetKeepsTheContract(DeliveryContract):
 
     def make(self, sandbox: Sandbox) -> Cachet:
         return make(sandbox.url + PREFIX)
+
+    def make_patient(self, sandbox: Sandbox) -> Cachet:
+        return make(sandbox.url + PREFIX, doubt_wait="20s")
+
+    def check_once(self, sandbox: Sandbox) -> None:
+        states = [each.status for each in sandbox.cachet.incidents.values()]
+        assert sorted(states) in ([1], [1, 4])
 
     def check_delivered(self, sandbox: Sandbox, receipt: Receipt, content: bytes) -> None:
         (made,) = sandbox.cachet.incidents.values()
@@ -438,7 +448,7 @@ async def test_an_update_that_is_in_doubt_is_found_behind_what_a_person_wrote_me
         receipt = await relay.deliver(tries=1)
         said = [update.message for update in incident.updates]
         assert said == ["Try it.", "A fuse.", "Try it.", "We are on it."]
-        assert "though the answer to it was lost" in receipt.proof
+        assert "though an answer was lost" in receipt.proof
 
 
 async def test_what_is_in_doubt_is_not_told_of_what_came_after_it(tmp_path: Path) -> None:
@@ -491,6 +501,198 @@ async def test_a_power_cut_while_resolving_resolves_once(tmp_path: Path, step: s
         await relay.restart()
         await relay.deliver(tries=1)
         assert [update.status for update in sandbox.cachet.incidents[FIRST].updates] == [4]
+
+
+# --- a request that goes on while we look
+
+
+async def test_an_incident_that_is_opened_after_we_looked_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    up = Uptime(monkeypatch)
+    async with played(tmp_path, {"doubt_wait": "20s"}) as (sandbox, relay):
+        sandbox.script("incident#1 outlast 3600")
+        await fault(relay)
+        assert isinstance(await relay.attempt(), Unavailable)
+        await fault(relay, over=True)
+        for _ in range(3):
+            assert isinstance(await relay.attempt(), NotReady)
+            up.seconds += 2
+        await sandbox.finish()
+        await drain(relay)
+        (incident,) = sandbox.cachet.incidents.values()
+        assert (incident.status, len(incident.updates)) == (4, 1)
+
+
+async def test_an_incident_that_was_opened_twice_all_the_same_is_resolved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    up = Uptime(monkeypatch)
+    async with played(tmp_path, {"doubt_wait": "20s"}) as (sandbox, relay):
+        sandbox.script("incident#1 outlast 3600")
+        await fault(relay)
+        assert isinstance(await relay.attempt(), Unavailable)
+        up.seconds += 20
+        outcome = await relay.attempt()
+        assert isinstance(outcome, NotReady)
+        assert outcome.retry_after_seconds == 20
+        await sandbox.finish()
+        up.seconds += 20
+        receipt = await relay.deliver(tries=1)
+        first, second = sandbox.cachet.incidents.values()
+        assert receipt.fields == {"incident_id": first.id}
+        assert (first.status, second.status) == (1, 4)
+        assert "resolved incident 43, which came twice" in receipt.proof
+        assert second.updates[0].message == "Opened twice by mistake, see incident 42."
+
+
+async def test_an_update_that_comes_late_never_opens_again_what_is_fixed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    up = Uptime(monkeypatch)
+    async with played(tmp_path, {"doubt_wait": "20s"}) as (sandbox, relay):
+        await fault(relay)
+        await relay.deliver(tries=1)
+        sandbox.script("update#1 outlast 3600")
+        await tell(relay, {"part": "source front"}, status="identified", message="The cable.")
+        assert isinstance(await relay.attempt(), Unavailable)
+        await fault(relay, over=True, at=AT[1])
+        up.seconds += 20
+        await relay.attempt()
+        await relay.attempt()
+        assert [update.status for update in sandbox.cachet.incidents[FIRST].updates] == [2]
+        await sandbox.finish()
+        up.seconds += 20
+        receipts = await drain(relay)
+        assert "update 2 came twice" in receipts[0].proof
+        assert sandbox.cachet.incidents[FIRST].status == 4
+
+
+async def test_an_end_that_comes_late_too_leaves_it_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Uptime(monkeypatch)
+    async with played(tmp_path, {"doubt_wait": "20s"}) as (sandbox, relay):
+        await fault(relay)
+        await relay.deliver(tries=1)
+        sandbox.script("update#1 outlast 3600 status=0")
+        await fault(relay, over=True)
+        assert isinstance(await relay.attempt(), TryAgain)
+        assert isinstance(await relay.attempt(), NotReady)
+        await relay.restart()
+        await sandbox.finish()
+        receipt = await relay.deliver(tries=1)
+        assert "though an answer was lost" in receipt.proof
+        assert [update.status for update in sandbox.cachet.incidents[FIRST].updates] == [4]
+
+
+@pytest.mark.parametrize("marker", ["name", "meta"])
+async def test_an_end_resolves_every_open_incident_of_the_fault_and_no_other(tmp_path: Path, marker: str) -> None:
+    async with played(tmp_path, {"marker": marker}) as (sandbox, relay):
+        await fault(relay, part="clock")
+        await fault(relay)
+        await drain(relay)
+        mine = sandbox.cachet.incidents[FIRST + 1]
+        sandbox.cachet.incidents[99] = replace(mine, id=99, updates=[])
+        await fault(relay, over=True)
+        await drain(relay)
+        assert {number: each.status for number, each in sandbox.cachet.incidents.items()} == {42: 1, 43: 4, 99: 4}
+        await fault(relay)
+        assert (await relay.deliver(tries=1)).fields["incident_id"] not in (43, 99), "the next one is not swallowed"
+
+
+async def test_a_gateways_503_is_no_proof_that_nothing_happened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Uptime(monkeypatch)
+    async with played(tmp_path, {"doubt_wait": "20s"}) as (sandbox, relay):
+        sandbox.script("incident#1 outlast 3600 status=503")
+        await fault(relay)
+        assert isinstance(await relay.attempt(), Unavailable)
+        assert isinstance(await relay.attempt(), NotReady)
+
+
+async def test_an_end_in_the_same_second_as_an_update_is_said_again_where_the_server_shows_the_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with played(tmp_path, cachet_version=VERSIONS[0]) as (sandbox, relay):
+        monkeypatch.setattr(sandbox, "now", lambda: 1_800_000_000.25)
+        await fault(relay)
+        await relay.deliver(tries=1)
+        await tell(relay, {"part": "source front"}, status="identified", message="The cable.")
+        await relay.deliver(tries=1)
+        await fault(relay, over=True)
+        assert isinstance(await relay.attempt(), NotReady)
+        assert sandbox.cachet.incidents[FIRST].status == 2
+        monkeypatch.setattr(sandbox, "now", lambda: 1_800_000_002.0)
+        await relay.deliver(tries=1)
+        assert sandbox.cachet.incidents[FIRST].status == 4
+
+
+# --- what a person does to an incident
+
+
+@asynccontextmanager
+async def remembering(tmp_path: Path, **switches: Any) -> AsyncIterator[tuple[Sandbox, Line]]:
+    """A sandbox and a line to it whose destination remembers across restarts."""
+    kept = Unkept()
+    surroundings = Surroundings(memory=lambda _: kept)
+    async with Sandbox(**switches) as sandbox:
+        config = make(sandbox.url + PREFIX)._config
+        async with line(lambda: Cachet("status-page", config, surroundings), tmp_path / "spool") as relay:
+            yield sandbox, relay
+            assert len(kept.facts) <= 1
+
+
+@pytest.mark.parametrize("over", [True, False])
+async def test_an_incident_that_somebody_hid_is_found_by_its_number_told_of_and_no_second_one_is_opened(
+    tmp_path: Path, over: bool
+) -> None:
+    async with remembering(tmp_path) as (sandbox, relay):
+        await fault(relay)
+        await relay.deliver(tries=1)
+        incident = sandbox.cachet.incidents[FIRST]
+        incident.visible = 2
+        await relay.restart()
+        await tell(relay, {"part": "source front"}, status=4 if over else 2, message="A word.")
+        receipt = await relay.deliver(tries=1)
+        assert receipt.fields == {"incident_id": FIRST}
+        assert "incident 42, which somebody has hidden from everybody" in receipt.proof
+        assert [(update.status, update.message) for update in incident.updates] == [(4 if over else 2, "A word.")]
+        assert len(sandbox.cachet.incidents) == 1
+
+
+async def test_a_lost_answer_about_a_hidden_incident_is_found_by_its_status(tmp_path: Path) -> None:
+    async with remembering(tmp_path) as (sandbox, relay):
+        await fault(relay)
+        await relay.deliver(tries=1)
+        sandbox.cachet.incidents[FIRST].visible = 2
+        sandbox.script("update#1 lose")
+        await fault(relay, over=True)
+        await drain(relay)
+        assert [update.status for update in sandbox.cachet.incidents[FIRST].updates] == [4]
+
+
+async def test_an_incident_whose_marker_somebody_removed_is_found_by_its_number(tmp_path: Path) -> None:
+    async with remembering(tmp_path) as (sandbox, relay):
+        await fault(relay)
+        await relay.deliver(tries=1)
+        incident = sandbox.cachet.incidents[FIRST]
+        incident.body.name = "The front camera"
+        await fault(relay, over=True)
+        assert (await relay.deliver(tries=1)).fields == {"incident_id": FIRST}
+        assert incident.status == 4
+
+
+async def test_an_incident_that_somebody_deleted_is_opened_anew_by_the_next_message(tmp_path: Path) -> None:
+    async with remembering(tmp_path) as (sandbox, relay):
+        await fault(relay)
+        await relay.deliver(tries=1)
+        del sandbox.cachet.incidents[FIRST]
+        await fault(relay)
+        await relay.deliver(tries=1)
+        assert len(sandbox.cachet.incidents) == 1
+        await fault(relay, over=True)
+        await relay.deliver(tries=1)
+        assert [each.status for each in sandbox.cachet.incidents.values()] == [4]
 
 
 # --- components
