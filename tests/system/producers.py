@@ -11,6 +11,7 @@ import ftplib
 import hashlib
 import http.server
 import os
+import shutil
 import subprocess
 import threading
 import zipfile
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tests.system.processes import Peer, free_port
+from tests.system.processes import Peer, free_port, wait_until
 
 WRITER = 65534
 """User and group of whatever writes: `nobody`, since scp asks the machine who it is."""
@@ -372,6 +373,102 @@ def kind_name(kind: str) -> str:
     return {"mpegts": "ts", "mp4": "mp4", "avi": "avi"}[kind]
 
 
+MOTION = """
+daemon off
+setup_mode off
+log_level 4
+log_file {work}/motion.log
+target_dir {drop}
+netcam_url file://{clip}
+width 640
+height 480
+framerate 10
+emulate_motion on
+picture_output on
+movie_output on
+movie_codec mkv
+snapshot_interval 1
+webcontrol_port 0
+stream_port 0
+on_picture_save sha256sum %f >>{work}/saved
+on_movie_end sha256sum %f >>{work}/saved
+"""
+
+
+def motion(place: Place) -> dict[str, Expected]:
+    """Pictures, a clip, and a link `lastsnap.jpg` to the newest; its own hooks look at each file once it is saved."""
+    config, saved = place.work / "motion.conf", place.work / "saved"
+    config.write_text(MOTION.format(work=place.work, drop=place.drop, clip=place.media["clip.mp4"]))
+    recorder = Peer(as_writer("motion", "-c", config), place.work / "motion.out")
+    try:
+        wait_until(
+            lambda: saved.exists() and saved.read_text().count("\n") > 15,
+            "some pictures are saved",
+            seconds=60,
+            alive=recorder.process,
+        )
+    finally:
+        recorder.stop()
+    lines = [line.split() for line in saved.read_text().splitlines()]
+    return {Path(name).name: Expected(sha256=sha256) for sha256, name in lines}
+
+
+SYNCTHING = """<configuration version="35">
+<folder id="drop" path="{path}" type="{kind}" fsWatcherEnabled="true" fsWatcherDelayS="1">
+<device id="{own}"></device><device id="{other}"></device></folder>
+<device id="{own}"><address>dynamic</address></device>
+<device id="{other}"><address>tcp://127.0.0.1:{other_port}</address></device>
+<gui enabled="false"></gui>
+<options><listenAddress>tcp://127.0.0.1:{port}</listenAddress><globalAnnounceEnabled>false</globalAnnounceEnabled>
+<localAnnounceEnabled>false</localAnnounceEnabled><relaysEnabled>false</relaysEnabled><natEnabled>false</natEnabled>
+<urAccepted>-1</urAccepted><crashReportingEnabled>false</crashReportingEnabled><startBrowser>false</startBrowser>
+<reconnectionIntervalS>1</reconnectionIntervalS></options>
+</configuration>
+"""
+
+
+def syncthing(place: Place) -> dict[str, Expected]:
+    """Two of them; the receiving one writes into the drop folder."""
+    source = place.work / "outbox"
+    shutil.copytree(next(iter(place.media.values())).parent, source)
+    subprocess.run(["chown", "-R", f"{WRITER}:{WRITER}", source], check=True)
+    homes, ports = [place.work / "sender", place.work / "receiver"], [free_port(), free_port()]
+    ids = []
+    for home in homes:
+        run(place, "syncthing", "generate", f"--home={home}", "--no-default-folder", "--skip-port-probing")
+        ids.append(run(place, "syncthing", f"--home={home}", "--device-id").strip())
+    peers = []
+    try:
+        for number, (home, path, kind) in enumerate(
+            zip(homes, (source, place.drop), ("sendonly", "receiveonly"), strict=True)
+        ):
+            text = SYNCTHING.format(
+                path=path,
+                kind=kind,
+                own=ids[number],
+                other=ids[1 - number],
+                port=ports[number],
+                other_port=ports[1 - number],
+            )
+            (home / "config.xml").write_text(text)
+            (path / ".stfolder").mkdir(exist_ok=True)
+            peers.append(
+                Peer(as_writer("syncthing", "serve", f"--home={home}", "--no-browser", "--verbose"), home / "log")
+            )
+        received = homes[1] / "log"
+        wait_until(
+            lambda: all(f'/ "{name}" (update file): Success' in received.read_text() for name in place.media),
+            "everything is synchronized",
+            seconds=60,
+            alive=peers[1].process,
+        )
+        assert "puller" not in peers[1].log(), peers[1].log()
+    finally:
+        for peer in peers:
+            peer.stop()
+    return place.expected(with_time=True)
+
+
 PRODUCERS: dict[str, Produce] = {
     "lftp to vsftpd": lftp_to_vsftpd,
     "curl to vsftpd": curl_to_vsftpd,
@@ -391,6 +488,8 @@ PRODUCERS: dict[str, Produce] = {
     "wget": wget,
     "unzip": unzip,
     "tar": tar,
+    "syncthing": syncthing,
+    "motion": motion,
     "GStreamer": gstreamer_stills,
     "ffmpeg, MPEG-TS": lambda place: ffmpeg_segments(place, "mpegts"),
     "ffmpeg, MP4": lambda place: ffmpeg_segments(place, "mp4"),
