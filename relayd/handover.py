@@ -47,12 +47,15 @@ class HandOver:
         action: str | None,
         arguments: Fields,
         priority: Priority,
+        as_it_is: bool = False,
     ) -> dict[str, Any]:
-        """Take a file that a person hands over, and deliver it: `{"id": ID}`. Raises WrongRequest, SpoolFull."""
+        """Take a file that a person hands over, and deliver it: `{"id": ID}`. With `as_it_is` also what is cut off, or
+        is not what its name says. Raises WrongRequest, SpoolFull."""
         order = _order(destination, self._action(destination, action), arguments, priority)
         verdict = mediatype.judge(file.descriptor, name)
-        if verdict.is_refused:
-            raise WrongRequest(f"{printable(name)}: {verdict.damage}")
+        if verdict.is_empty or (verdict.is_refused and not as_it_is):
+            remedy = "" if verdict.is_empty else ". To send it all the same, marked: --as-it-is"
+            raise WrongRequest(f"{printable(name)}: {verdict.damage}{remedy}")
         capture = Capture(
             source=BY_HAND,
             name=name,
@@ -60,6 +63,7 @@ class HandOver:
             content_type=verdict.content_type,
             captured_at=file.origin.mtime_ns / 1e9,
             file=file,
+            damage=verdict.damage,
         )
         item = await self._spool.put(capture, (order,), now=clock.now())
         self._spool.forget(BY_HAND, [file.origin.path])

@@ -94,4 +94,5 @@ def provisional_item(capture: Capture) -> Item:
         topic=capture.topic,
         attributes=capture.attributes,
         location=capture.location,
+        damage=capture.damage,
     )

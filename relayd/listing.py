@@ -107,6 +107,7 @@ def _item(item: Item) -> dict[str, Any]:
         "kind": item.kind.value,
         "size": item.size_bytes,
         "content_type": item.content_type,
+        "damage": item.damage or None,
         "captured_at": rfc3339(item.captured_at),
         "accepted_at": rfc3339(item.accepted_at),
     }
@@ -169,6 +170,8 @@ def _sentences(detail: ItemDetail, view_of: ViewOf, now: float) -> Iterator[str]
         f"{item.id} ({printable(item.name)}, {item.size_bytes:,} bytes) came from {item.source} "
         f"{span(now - item.accepted_at)} ago and is {detail.state.value}."
     )
+    if item.damage:
+        yield f"It was taken as it is: {printable(item.damage)}."
     if detail.incidents:
         yield f"It belongs to incident {' and '.join(detail.incidents)}."
     if not detail.deliveries:

@@ -84,6 +84,16 @@ class Verdict:
         return "" if self.flaw is None else self.flaw.text
 
     @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing at all."""
+        return self.flaw is not None and self.flaw.fault is Fault.EMPTY
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether a part of it is there, which is worth having if no more ever comes."""
+        return self.flaw is not None and self.flaw.fault is Fault.CUT
+
+    @property
     def is_refused(self) -> bool:
         """Whether nobody should have it as it is, unless a person says so."""
         return self.flaw is not None and self.flaw.fault is not Fault.ODD

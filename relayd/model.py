@@ -161,7 +161,8 @@ class Capture:
     `name` is what the outside called it (hostile, but valid Unicode); `attributes` come from a path template.
     `kind` MEDIA with a `payload` is an image published over MQTT. `is_held`: its writer may still come back, so only
     what is urgent begins until the source lets go of it. `earlier`: it has been taken before, and changed since. What
-    came with the same path and content within `same_again_seconds` is the same item.
+    came with the same path and content within `same_again_seconds` is the same item. `damage` says what is missing
+    of it; empty: nothing.
     """
 
     source: str
@@ -178,11 +179,15 @@ class Capture:
     is_held: bool = False
     earlier: Earlier | None = None
     same_again_seconds: float = 0.0
+    damage: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One media file or one message, immutable and durable. `md5` and `sha256` are lower-case hex of the content."""
+    """One media file or one message, immutable and durable. `md5` and `sha256` are lower-case hex of the content.
+
+    `damage` says what is missing of it, or that it is not what its name says; empty for what is whole.
+    """
 
     id: str
     source: str
@@ -199,6 +204,7 @@ class Item:
     attributes: Mapping[str, str] = field(default_factory=dict)
     location: Location | None = None
     origin_path: str | None = None
+    damage: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,7 @@ def context(
             "sha256": item.sha256,
             "captured_at": rfc3339(item.captured_at),
             "topic": item.topic,
+            "damage": item.damage or None,
         },
         "payload": _payload(item),
         "device": {"id": device.id, "name": device.name, "site": device.site, "location": _place(device.location)},

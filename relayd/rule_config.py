@@ -13,7 +13,9 @@ from relayd.templates import Known
 OWN_HEALTH = "relayd"
 """The source of the relay's own health events; a rule takes them only if it names it."""
 
-ITEM_FIELDS = frozenset({"id", "name", "source", "kind", "size", "content_type", "sha256", "captured_at", "topic"})
+ITEM_FIELDS = frozenset(
+    {"id", "name", "source", "kind", "size", "content_type", "sha256", "captured_at", "topic", "damage"}
+)
 INCIDENT_FIELDS = frozenset({"id", "key", "rule", "opened_at", "remote"})
 """What is known of an incident from its beginning; its remote ids (`report_id`, `stream_id`, …) come later."""
 KNOWN: Known = {

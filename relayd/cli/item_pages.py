@@ -97,6 +97,8 @@ def _rest(item: Document) -> Iterator[Block]:
     """What only some items have."""
     if item["origin_path"] and item["source"] != BY_HAND:
         yield Line(f"file {escaped(item['origin_path'])}")
+    if item.get("damage"):
+        yield Line(f"taken as it is: {escaped(item['damage'])}", state="waiting")
     if item["topic"]:
         yield Line(f"topic {escaped(item['topic'])}")
     for key, value in item["attributes"].items():

@@ -35,6 +35,7 @@ def _argument(_: click.Context, __: click.Parameter, given: Sequence[str]) -> di
 @click.option("--action", metavar="A", help="What to do there; may be left out where there is only one.")
 @click.option("--priority", type=click.Choice(PRIORITIES), default="normal", show_default=True, help="How urgently.")
 @click.option("--set", "arguments", metavar="KEY=VALUE", multiple=True, callback=_argument, help="An argument of it.")
+@click.option("--as-it-is", is_flag=True, help="Although it is cut off, or not what its name says; it is marked.")
 @click.option("--wait", is_flag=True, help="Wait until all have ended; exit 0 only if all were delivered.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_obj
@@ -64,6 +65,7 @@ def _send_one(relay: Relay, file: Path, how: dict[str, Any], as_json: bool) -> D
         "action": how["action"],
         "priority": how["priority"],
         "arguments": json.dumps(how["arguments"]),
+        "as_it_is": how["as_it_is"],
     }
     try:
         with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as opened:

@@ -80,6 +80,7 @@ def item_of_file(config: Config, path: Path, source: str | None) -> Item:
         captured_at=found.st_mtime if told is None else told,
         accepted_at=clock.now(),
         attributes=attributes,
+        damage=verdict.damage,
     )
 
 

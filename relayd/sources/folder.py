@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
-from relayd import clock, pulse
-from relayd.model import Finding, SourceView
+from relayd import clock, mediatype, pulse
+from relayd.files import printable
+from relayd.model import Finding, Origin, SourceView
 from relayd.sources import folder_findings
 from relayd.sources.base import Ledger, Put, Source, SourceConfig
 from relayd.sources.faults import Faults
 from relayd.sources.folder_config import FolderConfig
 from relayd.sources.folder_pickup import lookup
+from relayd.sources.folder_unfinished import Unfinished
 from relayd.sources.folder_visit import Visit
 from relayd.sources.path_filter import PathFilter, is_unfinished
 from relayd.sources.silence import Silence
@@ -42,6 +45,7 @@ class FolderSource(Source):
         self._faults = Faults(name)
         self._visit: Visit | None = None
         self._last_at: float | None = None
+        self._unfinished = Unfinished(config.unfinished_after if config.unfinished == "take" else None)
         self.silence = Silence(config.expect_every, "file")
 
     async def run(self, put: Put) -> None:
@@ -72,6 +76,7 @@ class FolderSource(Source):
             pool=pool,
             faults=self._faults,
             accepted=self._on_accepted,
+            unfinished=self._unfinished,
         )
         try:
             reason = await self._visit.stay(put)
@@ -112,13 +117,22 @@ class FolderSource(Source):
             return None
         row = await lookup(self._ledger, self.name, inside)
         if row is not None and row.reason is not None:
-            again = "relayd looks at it again when it changes; if it never will, remove it"
-            return f"It is in quarantine and stays where it is: {row.reason}; {again}."
+            return self._why_quarantined(path, row.origin, row.reason)
         if row is not None:
             return f"It was taken as item {row.item_id} and is still in the folder. {self._faults.reason}".strip()
         if not os.path.lexists(path) and not self._faults.reason:
             return None
         return self._why_not_taken(inside)
+
+    def _why_quarantined(self, path: str, origin: Origin, reason: str) -> str:
+        if not mediatype.is_cut(reason):
+            again = "relayd looks at it again when it changes; if it never will, remove it"
+            return f"It is in quarantine and stays where it is: {reason}; {again}."
+        when = self._unfinished.when(origin, path)
+        return (
+            f"It is in quarantine: {reason}, probably a broken upload. It is taken as soon as it changes{when}."
+            f" At once: `relayd send --as-it-is {printable(shlex.quote(path))} --to NAME`."
+        )
 
     def _why_not_taken(self, inside: bytes) -> str:
         wanted = PathFilter(self._config.include, self._config.exclude)

@@ -30,6 +30,11 @@ class FolderConfig(SourceConfig):
     """Also the files of sub-folders. The sub-folders themselves stay."""
     settle: Duration = written("2s", gt=0)
     """How long size and time of a file must stay the same, where nothing proves that its writer is done."""
+    unfinished: Literal["take", "keep"] = "take"
+    """What is cut off for good (a camera that lost its power, an upload that broke) is the most valuable: `take` it as
+    it is, marked in `item.damage`, or `keep` it where it is."""
+    unfinished_after: Duration = written("10m", gt=0)
+    """How long a cut-off file must have been quiet before it counts as cut off for good."""
     trust_close: bool = True
     """Take a file as soon as its writer has closed it. Turn it off for writers that close a file and go on later."""
     rescan: Duration = written("30s", ge=1)

@@ -13,10 +13,11 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from relayd import files, mediatype
 from relayd.model import Capture, Kind, OpenFile, Origin
+from relayd.sources.folder_unfinished import Unfinished
 from relayd.sources.name_pattern import NamePattern, captured_at
 
 HARD_LINKED = "it has a second name (a hard link): remove the other one, or copy the file instead of linking it"
@@ -38,6 +39,7 @@ class Ready:
     file: OpenFile
     content_type: str
     is_leased: bool
+    damage: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,7 @@ class Naming:
             captured_at=origin.mtime_ns / 1e9 if told is None else told,
             file=ready.file,
             attributes=attributes,
+            damage=ready.damage,
         )
 
 
@@ -108,6 +111,7 @@ class FileDesk:
     trust_leases: bool
     trust_close: bool
     hard_link: bool
+    unfinished: Unfinished = field(default_factory=Unfinished)
 
     def look(self, path: bytes, quiet: Origin | None, may_be_linked: bool) -> Look:
         """Judge the file at `path`. `quiet` is its identity if it has been quiet for long enough, as seen before.
@@ -163,10 +167,11 @@ class FileDesk:
         if origin != quiet and not (is_free and self.trust_close):
             return Waiting(origin, None)
         verdict = mediatype.judge(descriptor, files.text_of(path.rpartition(b"/")[2]))
-        if verdict.is_refused:
+        is_all = verdict.is_cut and self.unfinished.is_over(origin, found)
+        if verdict.is_refused and not is_all:
             return _later(origin, quiet, verdict.damage)
         file = OpenFile(descriptor=descriptor, origin=origin, is_finished=bool(is_free) and self.hard_link)
-        return Ready(file, verdict.content_type, bool(is_free))
+        return Ready(file, verdict.content_type, bool(is_free), verdict.damage)
 
     def remove(self, taken: Ready) -> tuple[Left, bool]:
         """Unlink what was taken; True with it if somebody may still write to the content, should the spool share it.

@@ -179,6 +179,9 @@ class Pickup:
         else:
             self.backlog.has_room()
             self._accepted()
+            if ready.damage:
+                name = files.printable(origin.path)
+                log.warning("source %s: %s is taken as it is: %s", self._naming.source, name, ready.damage)
             await self._clear_away(ready, item)
 
     async def _clear_away(self, ready: Ready, item: Item) -> None:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from relayd import files
+from relayd import files, mediatype
 from relayd.model import Origin
 from relayd.sources.base import Known
 from relayd.sources.folder_file import HARD_LINKED, TOO_BIG, UNREADABLE, FileDesk, Left, is_same_content
@@ -209,6 +209,8 @@ def _is_cured(row: Known, found: os.stat_result, scanner: Scanner, desk: FileDes
         return found.st_nlink == 1
     if row.reason is not None and row.reason.startswith(TOO_BIG):
         return found.st_size <= desk.max_file_size
+    if row.reason is not None and mediatype.is_cut(row.reason):
+        return desk.unfinished.is_over(row.origin, found)
     if row.reason != UNREADABLE or not stat.S_ISREG(found.st_mode):
         return False
     with files.parent_of(scanner.folder_fd, row.origin.path) as (parent_fd, name):

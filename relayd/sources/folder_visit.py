@@ -23,6 +23,7 @@ from relayd.sources.folder_file import FileDesk, Naming
 from relayd.sources.folder_pickup import Pickup, Terms
 from relayd.sources.folder_scan import Scan, Scanner, audit
 from relayd.sources.folder_threads import Threads
+from relayd.sources.folder_unfinished import Unfinished
 from relayd.sources.folder_watch import Change, InotifyWatch, PollWatch, Watch, network_type, remedy_for
 from relayd.sources.name_pattern import NamePattern
 from relayd.sources.path_filter import PathFilter
@@ -48,6 +49,7 @@ class Visit:
         pool: Executor,
         faults: Faults,
         accepted: Callable[[], None],
+        unfinished: Unfinished,
     ) -> None:
         self._name = name
         self._config = config
@@ -56,6 +58,7 @@ class Visit:
         self._threads = Threads(pool)
         self._faults = faults
         self._accepted = accepted
+        self._unfinished = unfinished
         self._wake = asyncio.Event()
         self._is_thorough = True
         self._audited_until = b""
@@ -85,6 +88,7 @@ class Visit:
             trust_leases=is_local,
             trust_close=self._config.trust_close,
             hard_link=self._config.hard_link and not self._config.keep_originals,
+            unfinished=self._unfinished,
         )
         async with asyncio.TaskGroup() as tasks:
             self._pickup = pickup = self._open_pickup(put, desk, tasks)

@@ -174,14 +174,16 @@ def _new_item(capture: Capture, content: Content, item_id: str, now: float) -> I
         attributes=dict(capture.attributes),
         location=capture.location,
         origin_path=None if capture.file is None else text_of(capture.file.origin.path),
+        damage=capture.damage,
     )
 
 
 def _insert(change: Change, item: Item, capture: Capture, priority: int, trouble: Sequence[str]) -> int:
     cursor = change.db.execute(
         "INSERT INTO items (id, source, name, kind, content_type, size_bytes, sha256, md5, captured_at, accepted_at,"
-        " payload, topic, attributes, location, origin_path, state, priority, has_content, trouble, held)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?)",
+        " payload, topic, attributes, location, origin_path, state, priority, has_content, trouble, held,"
+        " damage)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?)",
         (
             item.id,
             item.source,
@@ -202,6 +204,7 @@ def _insert(change: Change, item: Item, capture: Capture, priority: int, trouble
             priority,
             trouble_to_json(trouble),
             int(capture.is_held),
+            item.damage,
         ),
     )
     seq = cursor.lastrowid

@@ -29,6 +29,7 @@ def item(db: sqlite3.Connection, row: sqlite3.Row, found: Item, written: str | N
         "content_type": found.content_type,
         "size": found.size_bytes,
         "sha256": found.sha256,
+        "damage": found.damage or None,
         "captured_at": clock.rfc3339(found.captured_at),
         "accepted_at": clock.rfc3339(found.accepted_at),
         "state": row["state"],

@@ -30,7 +30,8 @@ from relayd.spool.records import Step
 ITEM_COLUMNS = (
     "items.seq, items.id, items.source, items.name, items.kind, items.content_type, items.size_bytes, items.sha256,"
     " items.md5, items.captured_at, items.accepted_at, items.topic, items.attributes, items.location,"
-    " items.origin_path, items.state, items.priority, items.has_content, items.ended_at, items.reason, items.trouble"
+    " items.origin_path, items.state, items.priority, items.has_content, items.ended_at, items.reason, items.trouble,"
+    " items.damage"
 )
 """Everything but the payload."""
 
@@ -108,6 +109,7 @@ def item_from(row: sqlite3.Row, payload: bytes | None = None) -> Item:
         attributes=json.loads(row["attributes"]),
         location=None if row["location"] is None else Location(**json.loads(row["location"])),
         origin_path=None if row["origin_path"] is None else text_of(row["origin_path"]),
+        damage=row["damage"],
     )
 
 

@@ -25,7 +25,8 @@ CREATE TABLE items (
     ended_at     REAL, -- when it stopped being pending, or unclaimed; NULL while it is
     reason       TEXT NOT NULL DEFAULT '', -- why it ended, where no delivery can tell
     trouble      TEXT NOT NULL DEFAULT '[]', -- JSON list of sentences: what of the rules could not be answered when it came
-    held         INTEGER NOT NULL DEFAULT 0 CHECK (held IN (0, 1)) -- 1: its source has not let the original go yet, so only what is urgent may begin
+    held         INTEGER NOT NULL DEFAULT 0 CHECK (held IN (0, 1)), -- 1: its source has not let the original go yet, so only what is urgent may begin
+    damage       TEXT NOT NULL DEFAULT '' -- what is missing of it, or that it is not what its name says, in words; '' if it is whole
 ) STRICT;
 
 -- Room is made, and the oldest is found, class by class.

@@ -165,7 +165,7 @@ class Handlers:
             origin = origin_of(f"{uuid.uuid4().hex}/{name}".encode(), os.fstat(staged.fileno()))
             file = OpenFile(descriptor=staged.fileno(), origin=origin, is_finished=True)
             result = await self._operations.handover.send(
-                file, name, wanted.to, wanted.action, wanted.fields(), wanted.urgency()
+                file, name, wanted.to, wanted.action, wanted.fields(), wanted.urgency(), wanted.as_it_is
             )
         return _answer(result)
 

@@ -95,6 +95,7 @@ class SendAsked(Asked):
     action: Name | None = None
     priority: Literal["emergency", "high", "normal", "bulk"] = "normal"
     arguments: str = "{}"
+    as_it_is: bool = False
     modified_ns: int | None = Field(default=None, ge=0, lt=2**63)
 
     def urgency(self) -> Priority:

@@ -98,6 +98,22 @@ def test_a_quarantined_file_is_listed_with_its_reason(relay: RunningRelay) -> No
     assert found[0]["reason"].split()[0] in relay.call("why", relay.drop / "cut.jpg").output
 
 
+def test_a_cut_file_is_handed_over_only_if_a_person_says_so_and_is_marked(relay: RunningRelay, tmp_path: Path) -> None:
+    cut, empty = tmp_path / "crash.jpg", tmp_path / "empty.jpg"
+    cut.write_bytes(b"\xff\xd8\xff\xe0 and no end")
+    empty.touch()
+    refused = relay.call("send", cut, "--to", "rapidsos")
+    assert refused.exit_code == 1
+    assert "the JPEG is cut off" in refused.output
+    assert "--as-it-is" in refused.output
+    assert relay.call("send", "--as-it-is", empty, "--to", "rapidsos").exit_code == 1
+    item = relay.send(cut, "--to", "rapidsos", "--as-it-is")
+    shown = relay.json("items", "show", item)
+    assert "cut off" in shown["damage"]
+    assert f"taken as it is: {shown['damage']}" in relay.call("items", "show", item).output
+    assert f"It was taken as it is: {shown['damage']}." in relay.call("why", item).output
+
+
 def test_what_nobody_knows_is_exit_code_1_and_one_sentence(relay: RunningRelay) -> None:
     for arguments in (
         ["why", "/nowhere/at all"],

@@ -105,7 +105,7 @@ async def test_the_body_says_what_rules_see_of_the_item(tmp_path: Path) -> None:
         body = only(sandbox)
         assert set(body) == {"item", "payload", "device", "incident", "location"}
         assert set(body["item"]) == {
-            *("id", "name", "source", "kind", "size", "content_type", "sha256", "captured_at", "topic")
+            *("id", "name", "source", "kind", "size", "content_type", "sha256", "captured_at", "topic", "damage")
         }
         assert body["item"]["topic"] == "vehicle/panic"
         assert body["payload"] == {"pressed": True, "by": "æ"}

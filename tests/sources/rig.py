@@ -113,6 +113,7 @@ class Store:
             captured_at=capture.captured_at,
             accepted_at=0.0,
             attributes=capture.attributes,
+            damage=capture.damage,
         )
 
     async def known(self, source: str, after: bytes, limit: int) -> list[Known]:
