@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from relayd import clock, config, pulse, routes, service, status, watching
+from relayd import clock, config, leaving, pulse, routes, service, status, watching
 from relayd.config import Loaded
 from relayd.diagnosis import Diagnosis, Examiner, Views
 from relayd.errors import ConfigError
@@ -81,7 +81,7 @@ class App:
         """Until a signal says stop."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._stop_in_time)
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         self._spool.subscribe(self._hint)
         self._spool.fleet.subscribe(self._hint_of_events)
@@ -106,6 +106,10 @@ class App:
                 for task in permanent:
                     task.cancel()
         log.info("stopped; items that wait in the spool: %d", self._spool.counters.pending)
+
+    def _stop_in_time(self) -> None:
+        leaving.at_the_latest(0)
+        self._stop.set()
 
     async def snapshot(self) -> status.Status:
         """The status as of now, of whatever runs now."""

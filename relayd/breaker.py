@@ -30,6 +30,7 @@ class Pause:
     until: float
     failures: int
     is_fault: bool
+    is_hang: bool = False
 
 
 class Breaker:
@@ -107,11 +108,12 @@ class Breaker:
         if not wait:  # a server that says 0 seconds wants no storm either
             wait = clock.jitter(self._backoff.ceiling_seconds(failures))
         if before is None or before.reason != verdict.reason:
-            kind = Message.LOGIN_REFUSED if verdict.is_fault else Message.DESTINATION_AWAY
+            is_login = verdict.is_fault and not verdict.is_hang
+            kind = Message.LOGIN_REFUSED if is_login else Message.DESTINATION_AWAY
             told = about(kind, destination=self._name)
             self._log.warning("%s pauses: %s; next try in %.0f s", self._name, verdict.reason, wait, extra=told)
         self.was_heard_of = True
-        self.pause = Pause(verdict.reason, since, now + wait, failures, verdict.is_fault)
+        self.pause = Pause(verdict.reason, since, now + wait, failures, verdict.is_fault, verdict.is_hang)
 
     def answered(self) -> None:
         """The destination gave an answer of its own: it is there."""
@@ -132,7 +134,7 @@ class Breaker:
     def owed_nothing(self) -> None:
         """What its destination was owed has expired or was dropped: nothing will probe it, so nothing is known of it
         any more. A fault stands until it is mended."""
-        if self.pause is not None and not self.pause.is_fault:
+        if self.pause is not None and (self.pause.is_hang or not self.pause.is_fault):
             told = about(destination=self._name)
             self._log.info("%s is owed nothing any more: its pause is over", self._name, extra=told)
             self.pause, self.was_heard_of = None, False

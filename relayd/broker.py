@@ -34,6 +34,7 @@ from relayd.broker_trouble import Trouble, not_taken, trouble_of
 from relayd.broker_wire import Wire
 from relayd.errors import RelaydError, SecretMissing, Unavailable
 from relayd.model import Finding
+from relayd.threads import in_own_thread
 from relayd.tls import NoAuthorities
 
 __all__ = ["Broker", "BrokerConfig", "BrokerView", "Confirmed", "Handler", "Message", "Subscription", "Will"]
@@ -224,7 +225,7 @@ class Broker:
         )
         try:
             wire = Wire(
-                await asyncio.to_thread(self._login.settings, self.will),
+                await in_own_thread("settings", self._login.settings, self.will),
                 Events(arrived=inbox.arrived, too_large=self._skip(inbox), confirmed=inbox.confirmed),
             )
         except (SecretMissing, NoAuthorities, OSError, ssl.SSLError) as error:

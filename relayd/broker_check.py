@@ -6,13 +6,12 @@ Promises: a running relay is not disturbed; nothing is kept at the broker; what 
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from relayd import tls
+from relayd import resolver, tls
 from relayd.broker_config import BrokerConfig
 from relayd.broker_paho import Events
 from relayd.broker_settings import ConnectionLost, Settings, Welcome
@@ -21,6 +20,7 @@ from relayd.broker_wire import Wire
 from relayd.broker_words import FIRST_BAD, UNSUPPORTED_VERSION, in_words, meaning
 from relayd.errors import SecretMissing
 from relayd.model import Finding
+from relayd.threads import in_own_thread
 
 
 class SettingsFor(Protocol):
@@ -85,8 +85,9 @@ class _Trial:
     async def resolve(self) -> bool:
         host, port = self._config.host, self._config.port
         try:
-            async with asyncio.timeout(self._config.connect_timeout):
-                infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            infos = await resolver.addresses(host, port, self._config.connect_timeout)
+        except resolver.NoAnswer as error:
+            return self.bad("name", str(error), "check the network and its name server (`resolvectl status`)")
         except (OSError, UnicodeError):
             return self.bad("name", f"{host} has no address", "check url, the network and its name server")
         return self.good("name", f"{host} is {', '.join(sorted({str(info[4][0]) for info in infos})[:4])}")
@@ -134,7 +135,7 @@ class _Trial:
         return await self._open_once(settings)
 
     async def _open_once(self, settings: SettingsFor) -> tuple[Wire, Welcome]:
-        made = await asyncio.to_thread(lambda: settings(is_version_5=self._is_version_5))
+        made = await in_own_thread("settings", lambda: settings(is_version_5=self._is_version_5))
         wire = Wire(made, _NOBODY)
         return wire, await wire.open()
 

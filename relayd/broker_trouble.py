@@ -11,6 +11,7 @@ from relayd.broker_config import BrokerConfig
 from relayd.broker_settings import ConnectionLost
 from relayd.broker_words import in_words, meaning
 from relayd.errors import RelaydError
+from relayd.resolver import NoAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ def trouble_of(error: BaseException, config: BrokerConfig) -> Trouble:
         case ssl.SSLError():
             text, remedy = tls.words(error)
             return Trouble(f"{place}: {text}", is_fault=True, remedy=remedy)
+        case NoAnswer():
+            return Trouble(str(error), False, "check the network and its name server")
         case socket.gaierror() | UnicodeError():
             return Trouble(f"{config.host} has no address", False, "check url, the network and its name server")
         case TimeoutError():

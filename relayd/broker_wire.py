@@ -24,6 +24,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from relayd import resolver
+from relayd.addressguard import is_literal
 from relayd.broker_handshake import connect_properties, welcome_of, will_of
 from relayd.broker_paho import Events, PatientPaho
 from relayd.broker_settings import ConnectionLost, Settings, Welcome
@@ -69,6 +71,8 @@ class Wire(aiomqtt.Client):
     async def open(self) -> Welcome:
         """Connect and log in. Raises ConnectionLost, OSError, ssl.SSLError or TimeoutError."""
         try:
+            if not is_literal(self._settings.host):  # the thread that connects cannot say what it waits for
+                await resolver.addresses(self._settings.host, self._settings.port, self._settings.timeout_seconds)
             async with asyncio.timeout(self._settings.timeout_seconds):
                 await _in_own_thread(self._client_connect, self._forget_if_closed)
                 return await self._welcome

@@ -102,6 +102,10 @@ class Unreachable(Unavailable):
     """Nobody is there: no name, no route, no connection, no TLS. Nothing left this machine."""
 
 
+class Hangs(Unavailable):
+    """A disk or share that neither does what it is asked nor says why not: a fault that a person has to look at."""
+
+
 class LoginRefused(Unavailable):
     """The destination refuses our credentials: a fault of the destination's configuration, not of the item.
 

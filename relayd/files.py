@@ -18,12 +18,16 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from relayd import threads
 from relayd.errors import Quarantined, Unsettled
 from relayd.model import Origin
 
 SAFE_OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 FOLDER_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 BLOCK_BYTES = 256 * 1024
+SYNC_BYTES = 16 * 2**20
+"""What is copied goes to the disk in such pieces: one fsync at the end may take minutes, in which a slow disk cannot be
+told from one that hangs, and no stop is heard."""
 LONGEST_SAFE_NAME = 120
 LONGEST_PRINTABLE = 400
 _COMPARED_BYTES, _MOST_COMPARED = 4096, 64
@@ -238,8 +242,9 @@ def _read_through(source_fd: int, target_fd: int | None, before: os.stat_result)
     """Hash the whole file in one pass, writing each block to the target, if any. Raises Unsettled when it changes."""
     sha256 = hashlib.sha256()
     md5 = hashlib.md5(usedforsecurity=False)
-    offset = 0
+    offset = unsynced = 0
     while block := os.pread(source_fd, BLOCK_BYTES, offset):
+        threads.go_on()
         offset += len(block)
         if offset > before.st_size:
             raise Unsettled("the file grew while it was being taken")
@@ -247,6 +252,10 @@ def _read_through(source_fd: int, target_fd: int | None, before: os.stat_result)
         md5.update(block)
         if target_fd is not None:
             _write_all(target_fd, memoryview(block))
+            unsynced += len(block)
+            if unsynced >= SYNC_BYTES:
+                os.fdatasync(target_fd)
+                unsynced = 0
     after = os.fstat(source_fd)
     if offset != before.st_size or not is_same(origin_of(b"", before), after):
         raise Unsettled("the file changed while it was being taken")

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
-from relayd import clock, tls
+from relayd import clock, resolver, tls
 from relayd.errors import DeliveryError, LoginRefused
 from relayd.httpclient import HttpClient
 from relayd.httpconfig import HttpConfig
@@ -55,8 +54,9 @@ async def findings(
 async def _resolve(config: HttpConfig) -> tuple[bool, str, str]:
     host, port = _host_port(config)
     try:
-        async with asyncio.timeout(config.connect_timeout):
-            infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        infos = await resolver.addresses(host, port, config.connect_timeout)
+    except resolver.NoAnswer as error:
+        return False, str(error), "check the network and its name server (`resolvectl status`)"
     except (OSError, UnicodeError):
         return False, f"{host} has no address", "check url, the network and its name server"
     addresses = sorted({str(info[4][0]) for info in infos})

@@ -10,6 +10,7 @@ import errno
 import socket
 import zlib
 from collections.abc import AsyncIterator, Mapping
+from typing import cast
 
 import aiohttp
 from yarl import URL
@@ -20,6 +21,7 @@ from relayd.errors import DeliveryError, TryAgain, Unavailable, Unreachable
 from relayd.httpanswer import Answer
 from relayd.httpconfig import HttpConfig
 from relayd.httpflow import Body, Flow, current, pump
+from relayd.resolver import Resolver
 from relayd.trips import Trips
 
 KEEPALIVE_SECONDS = 30.0
@@ -62,9 +64,14 @@ class Wire:
         self._config = config
         self._guard = guard
         self._trips = Trips()
+        self._resolver = Resolver()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                ssl=context, limit=0, keepalive_timeout=KEEPALIVE_SECONDS, socket_factory=self._open_socket
+                ssl=context,
+                limit=0,
+                keepalive_timeout=KEEPALIVE_SECONDS,
+                socket_factory=self._open_socket,
+                resolver=cast("aiohttp.abc.AbstractResolver", self._resolver),
             ),
             request_class=_WatchedRequest,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -78,6 +85,7 @@ class Wire:
 
     async def close(self) -> None:
         await self._session.close()
+        await self._resolver.close()
 
     async def exchange(
         self, method: str, url: URL, headers: Mapping[str, str], body: bytes | Body, *, is_repeatable: bool
@@ -107,7 +115,7 @@ class Wire:
             is_stale = isinstance(error, aiohttp.ClientConnectionError) and flow.may_have_met_a_dead_connection
             if may_give_up and is_stale:
                 return None
-            raise self._classified(error, flow, where(url)) from None
+            raise self._classified(error, flow, url) from None
         finally:
             flow.end()
             current.reset(previous)
@@ -168,20 +176,24 @@ class Wire:
                 flow.refusal = str(refusal)
             raise
 
-    def _classified(self, error: Exception, flow: Flow, place: str) -> DeliveryError:
+    def _classified(self, error: Exception, flow: Flow, url: URL) -> DeliveryError:
+        place = where(url)
         if flow.fault is not None:
             return flow.fault
         if not flow.is_begun:
-            return Unreachable(self._unreachable(error, flow, place)).harmless()
+            return Unreachable(self._unreachable(error, flow, url)).harmless()
         if isinstance(error, aiohttp.ClientResponseError):
             return TryAgain(f"{place} answered with something that is no HTTP")
         if isinstance(error, aiohttp.ClientPayloadError):
             return TryAgain(f"{place}: the answer was cut short")
         return TryAgain(f"{place}: the connection broke before the answer came")
 
-    def _unreachable(self, error: Exception, flow: Flow, place: str) -> str:
+    def _unreachable(self, error: Exception, flow: Flow, url: URL) -> str:
+        place = where(url)
         if flow.refusal:
             return f"{place}: {flow.refusal}: a captive portal, or an on-site server (then set upload_private = true)"
+        if isinstance(error, TimeoutError) and self._resolver.is_asking(url.raw_host or ""):
+            return f"{place}: the name server does not answer (nothing within {self._config.connect_timeout:g} s)"
         if isinstance(error, TimeoutError):
             return f"{place}: no connection within {self._config.connect_timeout:g} s"
         if isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError)):

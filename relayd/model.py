@@ -9,7 +9,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from relayd.threads import PartThreads
 
 JSON: TypeAlias = "str | int | float | bool | list[JSON] | dict[str, JSON] | None"
 Fields: TypeAlias = Mapping[str, JSON]
@@ -128,11 +131,13 @@ class OpenFile:
     """A file opened by the safe-open rule: checked on this very descriptor, which the source keeps open and closes.
 
     `is_finished` says that a lease proved that no writer is left, so that the spool may hard-link instead of copying.
+    It is read in the source's own `threads`, so that a disk that hangs uses up nobody else's; None: in the spool's.
     """
 
     descriptor: int
     origin: Origin
     is_finished: bool
+    threads: PartThreads | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from relayd.errors import (
+    Hangs,
     LoginRefused,
     NotAllowed,
     NotReady,
@@ -52,7 +53,8 @@ class Verdict:
 
     For the delivery: `ends_as` (DEAD, or EXPIRED untried) or due again after a wait of up to `ceiling_seconds` (exactly
     `delay_seconds` where that is set), forgetting the step `forget_from` and later ones. For the destination: `pauses`,
-    with `retry_after_seconds` as the server's wish (bounded), and whether it `is_fault` that a person has to mend.
+    with `retry_after_seconds` as the server's wish (bounded), and whether it `is_fault` that a person has to mend
+    (`is_hang`: or that ends by itself).
     `counts_as_failure` feeds the breaker. `is_unexpected` asks for a traceback in the log, once.
     """
 
@@ -65,6 +67,7 @@ class Verdict:
     pauses: bool = False
     retry_after_seconds: float | None = None
     is_fault: bool = False
+    is_hang: bool = False
     counts_as_failure: bool = False
     is_unexpected: bool = False
 
@@ -81,7 +84,8 @@ def judge(error: Exception, *, attempts: int, backoff: Backoff) -> Verdict:
                 delay_seconds=0.0,
                 pauses=True,
                 retry_after_seconds=_bounded(error.retry_after_seconds, backoff),
-                is_fault=isinstance(error, LoginRefused),
+                is_fault=isinstance(error, LoginRefused | Hangs),
+                is_hang=isinstance(error, Hangs),
                 counts_as_failure=True,
             )
         case NotReady():

@@ -30,12 +30,17 @@ def run(options: Options, log_level: str) -> None:
 
     Stops cleanly on SIGTERM, reads the configuration again on SIGHUP. Exit code 2 if the configuration is wrong.
     """
-    from relayd import app, journal, systemd
+    from relayd import app, journal, leaving, systemd
     from relayd.web import control
 
     journal.set_up(log_level.upper())
+
+    async def live() -> None:
+        await app.run(options.files, partial(control.serve, has_own_config=options.config is not None))
+        leaving.leave(0)  # asyncio would wait for threads that hang
+
     try:
-        asyncio.run(app.run(options.files, partial(control.serve, has_own_config=options.config is not None)))
+        asyncio.run(live())
     except ConfigError as error:
         systemd.notify(f"STATUS=configuration refused: {error.problems[0]}")
         if not systemd.is_journal(sys.stderr.fileno()):

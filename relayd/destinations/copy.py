@@ -3,7 +3,8 @@
 Promises: a copy appears under its name only when it is whole: written beside it, fsynced, read back from the disk,
 renamed, and the folder fsynced. Nothing that is there already is overwritten: a file with the same content is the copy
 (of an earlier try), one with other content gets a neighbour whose name carries the item's id. No symbolic link below
-the folder is followed. While the disk is absent, full or read-only, everything waits.
+the folder is followed. While the disk is absent, full, read-only or
+hangs, everything waits, and nobody else does.
 """
 
 from __future__ import annotations
@@ -20,16 +21,24 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from relayd import clock
 from relayd.destinations.base import Attempt, Destination, DestinationConfig
-from relayd.errors import DeliveryError, Rejected, TryAgain, Unavailable
+from relayd.errors import DeliveryError, Hangs, Rejected, TryAgain, Unavailable
 from relayd.fields import Section, Size, written
 from relayd.files import FOLDER_FLAGS, fsync_folder, parent_of, printable, safe_name
 from relayd.model import Finding, Kind, Receipt
+from relayd.threads import Hang, Hung, PartThreads, go_on, in_own_thread
 
 if TYPE_CHECKING:
     from relayd.surroundings import Surroundings
 
 BLOCK_BYTES = 256 * 1024
+SYNC_BYTES = 16 * 2**20
+"""What is copied goes to the disk in such pieces, so that a slow disk can be told from one that hangs."""
+URGENT_THREADS = 2
+"""Beside what fills the destination's places, something urgent and an emergency go out."""
+CHECK_SECONDS = 15.0
+HUNG_REMEDY = "look at the disk or the file server, and at the way to it; `umount -f -l` ends the wait"
 DEEPEST = 16
 """How many sub-folders a copy may lie below the folder."""
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -91,12 +100,16 @@ class Copy(Destination):
     def __init__(self, name: str, config: CopyConfig, surroundings: Surroundings | None = None) -> None:
         self.name = name
         self._config = config
+        self._threads = PartThreads(f"destination-{name}", config.concurrency + URGENT_THREADS)
 
     async def deliver(self, attempt: Attempt) -> Receipt:
         """Copy, or find the copy of an earlier try. The receipt's `path` is the whole path of the copy."""
         stop = threading.Event()
         try:
-            return await asyncio.to_thread(self._copy, attempt, stop)
+            what = f"{printable(attempt.item.name)} is copied"
+            return await self._threads.run_watched(what, self._copy, attempt, stop)
+        except Hung as error:
+            raise Hangs(self._does_not_answer(error.hang)) from None
         except OSError as error:
             raise self._trouble(error) from error
         finally:
@@ -106,13 +119,25 @@ class Copy(Destination):
         """Is the folder there, may relayd write to it, is there room. Leaves nothing behind."""
         subject = f"{self.name}: folder"
         try:
-            free_bytes = await asyncio.to_thread(self._try_out)
+            async with asyncio.timeout(CHECK_SECONDS):
+                free_bytes = await in_own_thread("it is tried", self._try_out)
+        except TimeoutError:
+            text = f"{self._config.path} does not answer within {CHECK_SECONDS:.0f} s"
+            return [Finding(subject=subject, is_good=False, text=text, remedy=HUNG_REMEDY)]
         except (OSError, DeliveryError) as error:
             said = self._trouble(error) if isinstance(error, OSError) else error
             remedy = f"plug the disk in or mount it, and let the user relayd write to {self._config.path}"
             return [Finding(subject=subject, is_good=False, text=str(said), remedy=remedy)]
         text = f"{self._config.path} takes files, {free_bytes // 1_000_000} MB are free"
         return [Finding(subject=subject, is_good=True, text=text)]
+
+    async def close(self) -> None:
+        """Threads that hang are left to themselves."""
+        self._threads.close()
+
+    def _does_not_answer(self, hang: Hang) -> str:
+        since = f"since {clock.rfc3339(hang.since)} (while {hang.what})"
+        return f"{self._config.path} does not answer {since}: its disk or file server hangs: {HUNG_REMEDY}"
 
     # --- in a thread
 
@@ -208,9 +233,14 @@ def _write(parent_fd: int, name: str, attempt: Attempt, stop: threading.Event) -
     try:
         descriptor = os.open(temporary, _NEW_FILE, 0o640, dir_fd=parent_fd)
         with os.fdopen(descriptor, "wb", buffering=0) as target:
+            unsynced = 0
             for block in _content(attempt):
                 _go_on(stop)
                 _write_all(target.write, block)
+                unsynced += len(block)
+                if unsynced >= SYNC_BYTES:
+                    os.fdatasync(target.fileno())
+                    unsynced = 0
             os.fsync(target.fileno())
             os.posix_fadvise(target.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         if _digest_of(parent_fd, temporary, stop) != attempt.item.sha256:
@@ -253,5 +283,6 @@ def _digest_of(parent_fd: int, name: str, stop: threading.Event) -> str | None:
 
 
 def _go_on(stop: threading.Event) -> None:
+    go_on()
     if stop.is_set():
         raise TryAgain("the relay is stopping")

@@ -9,7 +9,6 @@ changes nothing. Further steps only count: `refused` and `slot-2` (a refused slo
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import re
@@ -33,6 +32,7 @@ from relayd.oauth import ClientCredentials
 from relayd.s3form import Form, SlotRefused
 from relayd.s3storage import Storage
 from relayd.surroundings import Surroundings
+from relayd.threads import in_own_thread
 
 MOST_DAMAGED = 5
 """Uploads of one file that storage may hold wrongly before the delivery is given up."""
@@ -187,7 +187,7 @@ class RapidSOS(Destination):
 
     async def _damaged(self, attempt: Attempt, answer: Answer) -> None:
         """Storage holds other bytes than were accepted: find out whose fault it is, and raise."""
-        spooled_md5 = await asyncio.to_thread(_md5_of_media, attempt)
+        spooled_md5 = await in_own_thread("md5", _md5_of_media, attempt)
         if spooled_md5 != attempt.item.md5:
             raise Rejected("the spooled file is no longer what was accepted: run `relayd spool check`")
         times = await attempt.count("damaged", MOST_DAMAGED)

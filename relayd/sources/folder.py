@@ -1,8 +1,8 @@
 """A drop folder as a source: files that cameras write, FTP servers receive, or people put there.
 
 Promises: the scan (at start, every `rescan`, and after lost hints) is the truth, inotify and polling only hint. A
-folder that is missing, unmounted or replaced is a fault of the source that mends itself. Nothing that is known to be
-unfinished or cut off, and nothing that is not a plain file of the folder's own, is taken.
+folder that is missing, unmounted, replaced or that hangs is a fault of this source alone, which mends itself. Nothing
+that is known to be unfinished or cut off, and nothing that is not a plain file of the folder's own, is taken.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
-from relayd import clock, mediatype, pulse
+from relayd import clock, mediatype
 from relayd.files import printable
 from relayd.model import Finding, Origin, SourceView
 from relayd.sources import folder_findings
@@ -26,9 +25,12 @@ from relayd.sources.folder_visit import Visit
 from relayd.sources.path_filter import PathFilter, is_unfinished
 from relayd.sources.silence import Silence
 from relayd.surroundings import Surroundings
+from relayd.threads import PartThreads, in_own_thread
 
 REOPEN_SECONDS = 1.0
 THREADS = 4
+CHECK_SECONDS = 15.0
+"""How long a folder may take to be looked at; one that takes longer hangs, for all that a person can wait for."""
 
 
 class FolderSource(Source):
@@ -46,25 +48,21 @@ class FolderSource(Source):
         self._visit: Visit | None = None
         self._last_at: float | None = None
         self._unfinished = Unfinished(config.unfinished_after if config.unfinished == "take" else None)
+        self._threads: PartThreads | None = None
         self.silence = Silence(config.expect_every, "file")
 
     async def run(self, put: Put) -> None:
-        pool = ThreadPoolExecutor(THREADS, thread_name_prefix=f"source-{self.name}")
+        self._threads = threads = PartThreads(f"source-{self.name}", THREADS)
         try:
             while True:
-                pulse.beat(REOPEN_SECONDS)
-                await self._visit_once(put, pool)
+                await self._visit_once(put, threads)
                 await asyncio.sleep(REOPEN_SECONDS)
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            threads.close()
 
-    async def _visit_once(self, put: Put, pool: ThreadPoolExecutor) -> None:
-        opening = asyncio.get_running_loop().run_in_executor(pool, folder_findings.open_folder, self._config)
+    async def _visit_once(self, put: Put, threads: PartThreads) -> None:
         try:
-            folder_fd = await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            opening.add_done_callback(_close_opened)
-            raise
+            folder_fd = await threads.run("it is opened", folder_findings.open_folder, self._config, undo=os.close)
         except OSError as error:
             self._faults.set("folder", folder_findings.in_words(self._config.path, error))
             return
@@ -73,7 +71,7 @@ class FolderSource(Source):
             self._config,
             self._ledger,
             folder_fd,
-            pool=pool,
+            threads=threads,
             faults=self._faults,
             accepted=self._on_accepted,
             unfinished=self._unfinished,
@@ -90,6 +88,10 @@ class FolderSource(Source):
         self.silence.heard()
 
     def state(self) -> SourceView:
+        hang = None if self._threads is None else self._threads.hang
+        if hang is not None:
+            reason = folder_findings.hangs(self._config.path, hang)
+            return SourceView(state="fault", reason=reason, last_at=self._last_at)
         if self._faults.reason:
             return SourceView(state="fault", reason=self._faults.reason, last_at=self._last_at)
         if self._visit is not None and self._visit.is_full:
@@ -100,7 +102,14 @@ class FolderSource(Source):
         return SourceView(state="ok", reason="", last_at=self._last_at)
 
     async def check(self) -> list[Finding]:
-        return await asyncio.to_thread(folder_findings.findings, self.name, self._config)
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                return await in_own_thread("it is tried", folder_findings.findings, self.name, self._config)
+        except TimeoutError:
+            text = folder_findings.does_not_answer(self._config.path, f"within {CHECK_SECONDS:.0f} s")
+            return [
+                Finding(subject=f"source {self.name}", is_good=False, text=text, remedy=folder_findings.HUNG_REMEDY)
+            ]
 
     def path_within(self, path: str) -> bytes | None:
         folder = os.fsencode(os.path.normpath(self._config.path))
@@ -149,9 +158,3 @@ class FolderSource(Source):
             return f"It is not taken yet: {reason}."
         looks = f"relayd looks at the folder again every {self._config.rescan:.0f} s"
         return f"It is not taken yet: its writer may still have it open, or it has just come; {looks}."
-
-
-def _close_opened(opening: asyncio.Future[int]) -> None:
-    """Nobody waits for this folder any more."""
-    if not opening.cancelled() and opening.exception() is None:
-        os.close(opening.result())

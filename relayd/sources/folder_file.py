@@ -13,12 +13,13 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from relayd import files, mediatype
 from relayd.model import Capture, Kind, OpenFile, Origin
 from relayd.sources.folder_unfinished import Unfinished
 from relayd.sources.name_pattern import NamePattern, captured_at
+from relayd.threads import PartThreads
 
 HARD_LINKED = "it has a second name (a hard link): remove the other one, or copy the file instead of linking it"
 UNREADABLE = "it cannot be read: give the service read permission on it"
@@ -50,7 +51,7 @@ class Naming:
     pattern: NamePattern | None
     zone: datetime.tzinfo | None
 
-    def capture(self, ready: Ready) -> Capture:
+    def capture(self, ready: Ready, threads: PartThreads) -> Capture:
         """What goes to the intake. The time of capture is the one in the path, else that of the last write."""
         origin = ready.file.origin
         path = files.text_of(origin.path)
@@ -62,7 +63,7 @@ class Naming:
             kind=Kind.MEDIA,
             content_type=ready.content_type,
             captured_at=origin.mtime_ns / 1e9 if told is None else told,
-            file=ready.file,
+            file=replace(ready.file, threads=threads),
             attributes=attributes,
             damage=ready.damage,
         )

@@ -7,12 +7,15 @@ import os
 import stat
 from pathlib import Path
 
+from relayd import clock
 from relayd.files import printable
 from relayd.model import Finding
 from relayd.sources.folder_config import FolderConfig
 from relayd.sources.folder_watch import InotifyWatch, network_type, remedy_for
+from relayd.threads import Hang
 
 NOT_MOUNTED = "nothing is mounted there"
+HUNG_REMEDY = "look at the disk or the file server, and at the way to it; `umount -f -l` ends the wait"
 
 
 def open_folder(config: FolderConfig) -> int:
@@ -46,6 +49,16 @@ def in_words(path: Path, error: OSError) -> str:
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"the folder {name} cannot be read: give the service permission on it"
     return f"the folder {name} cannot be used: {error.strerror or error}"
+
+
+def hangs(path: Path, hang: Hang) -> str:
+    """A call that does not come back."""
+    text = does_not_answer(path, f"since {clock.rfc3339(hang.since)}")
+    return f"{text} (while {hang.what}); files in it wait, everything else goes on: {HUNG_REMEDY}"
+
+
+def does_not_answer(path: Path, how_long: str) -> str:
+    return f"the folder {printable(str(path))} does not answer {how_long}: its disk or file server hangs"
 
 
 def findings(source: str, config: FolderConfig) -> list[Finding]:

@@ -1,7 +1,8 @@
 """Taking files out of an open drop folder: look, hand over, and clear away.
 
 Promises: a file is removed after `put` has returned, never before, and never if a writer came back to it. Once begun, a
-hand-over ends even if we are told to stop. What the ledger knows is never handed over again.
+hand-over ends even if we are told to stop, unless its disk is slow or hangs: nothing of that was accepted. What the
+ledger knows is never handed over again.
 """
 
 from __future__ import annotations
@@ -34,12 +35,16 @@ from relayd.sources.folder_file import (
 )
 from relayd.sources.folder_scan import Audit, Scanner, Wish, key_of
 from relayd.sources.folder_threads import Threads
+from relayd.threads import Stopped
 
 log = logging.getLogger("relayd.sources")
 
 T = TypeVar("T")
 MOST_GONE = 1024
 RETRY_SECONDS = 10.0
+FINISH_SECONDS = 0.5
+"""How long a hand-over that was begun may go on when we are told to stop; then a copy ends at its next block, and after
+as long again it hangs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +108,7 @@ class Pickup:
         if not paths:
             return
         try:
-            await self._threads.run(self._scanner.sync, paths)
+            await self._threads.run("it is synced", self._scanner.sync, paths)
         except OSError as error:
             self.cannot_remove(error)
             return
@@ -120,18 +125,35 @@ class Pickup:
 
     async def _take(self, path: bytes) -> None:
         try:
-            await _finished(self._look_and_act(path))
+            await self._finished(self._look_and_act(path))
         except BaseException:
             self.backlog.stop()  # we are told to end, or must
             raise
         finally:
             self.backlog.done(path)
 
+    async def _finished(self, work: Coroutine[Any, Any, None]) -> None:
+        """Await it to its end; when cancelled, for so long as a disk that does not hang needs to come to a stop."""
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait({task}, timeout=FINISH_SECONDS)
+            self._threads.part.stop()
+            await asyncio.wait({task}, timeout=FINISH_SECONDS)
+            task.cancel()
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.result()
+            raise
+
     async def _look_and_act(self, path: bytes) -> None:
         try:
             look = await self._look(path)
             self._no_longer_failing(path)
             await self._act(path, look)
+        except Stopped:
+            self.backlog.stop()
         except (SpoolError, OSError) as error:
             self._failed(path, error)
 
@@ -141,7 +163,7 @@ class Pickup:
             try:
                 await self._accept(look)
             finally:
-                os.close(look.file.descriptor)
+                self._threads.part.release(look.file.descriptor)
         elif isinstance(look, Waiting):
             self.backlog.wait_until_quiet(look.origin, look.reason or "it is not yet certain that its writer is done")
         elif isinstance(look, Refused):
@@ -153,10 +175,14 @@ class Pickup:
 
     async def _look(self, path: bytes) -> Look:
         quiet = self.backlog.quiet(path)
-        look = await self._threads.run(self._desk.look, path, quiet, False)
+        look = await self._look_once(path, quiet, may_be_linked=False)
         if isinstance(look, Waiting | Refused) and look.reason == HARD_LINKED and await self._is_own_link(look.origin):
-            return await self._threads.run(self._desk.look, path, quiet, True)
+            return await self._look_once(path, quiet, may_be_linked=True)
         return look
+
+    async def _look_once(self, path: bytes, quiet: Origin | None, *, may_be_linked: bool) -> Look:
+        what = f"{files.printable(path)} is looked at"
+        return await self._threads.run(what, self._desk.look, path, quiet, may_be_linked, undo=_let_go)
 
     async def _is_own_link(self, origin: Origin) -> bool:
         """A crash came between commit and removal, and a writer came back to the file before we did."""
@@ -167,7 +193,7 @@ class Pickup:
         origin = ready.file.origin
         self._gone.discard(origin.path)
         try:
-            item = await self._put(self._naming.capture(ready))
+            item = await self._put(self._naming.capture(ready, self._threads.part))
         except SpoolFull:
             self.backlog.wait_for_room(origin.path)
         except Unsettled:
@@ -190,7 +216,8 @@ class Pickup:
             self.known.add(key_of(origin))
             return
         try:
-            left, is_in_danger = await self._threads.run(self._desk.remove, ready)
+            what = f"{files.printable(origin.path)} is removed"
+            left, is_in_danger = await self._threads.run(what, self._desk.remove, ready, uses=ready.file.descriptor)
         except OSError as error:
             self.known.add(key_of(origin))
             self.cannot_remove(error)
@@ -247,12 +274,7 @@ async def lookup(ledger: Ledger, source: str, path: bytes) -> Known | None:
     return rows[0] if rows and rows[0].origin.path == path else None
 
 
-async def _finished(work: Coroutine[Any, Any, None]) -> None:
-    """Await it to its end, even when cancelled: a thread may be at work on its descriptor."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        task.result()
-        raise
+def _let_go(look: Look) -> None:
+    """Nobody waits for it any more."""
+    if isinstance(look, Ready):
+        os.close(look.file.descriptor)

@@ -6,37 +6,35 @@ folder's by then. Whoever waits for a thread may be cancelled at once; nobody ha
 
 from __future__ import annotations
 
-import asyncio
-import functools
 from collections.abc import Callable
-from concurrent.futures import Executor
 from typing import Any, TypeVar
+
+from relayd.threads import PartThreads
 
 T = TypeVar("T")
 
 
 class Threads:
-    """The pool's threads, as far as they work for one owner."""
+    """The source's threads, as far as they work for one owner."""
 
-    def __init__(self, pool: Executor) -> None:
-        self._pool = pool
-        self._busy: set[asyncio.Future[Any]] = set()
+    def __init__(self, part: PartThreads) -> None:
+        self.part = part
+        self._busy = 0
         self._close: Callable[[], None] | None = None
 
-    async def run(self, do: Callable[..., T], *args: Any) -> T:
-        """In a thread."""
-        work = asyncio.get_running_loop().run_in_executor(self._pool, functools.partial(do, *args))
-        self._busy.add(work)
-        work.add_done_callback(self._is_through)
-        return await asyncio.shield(work)
+    async def run(self, what: str, do: Callable[..., T], *args: Any, **options: Any) -> T:
+        """In a thread; see `PartThreads.run`."""
+        self._busy += 1
+
+        def is_through() -> None:
+            self._busy -= 1
+            self._close_if_idle()
+
+        return await self.part.run(what, do, *args, ended=is_through, **options)
 
     def close(self, close: Callable[[], None]) -> None:
-        """Nothing more is run: call this once nothing runs any more."""
+        """Nothing more is run: call this, in the loop, once nothing runs any more."""
         self._close = close
-        self._close_if_idle()
-
-    def _is_through(self, work: asyncio.Future[Any]) -> None:
-        self._busy.discard(work)
         self._close_if_idle()
 
     def _close_if_idle(self) -> None:

@@ -10,10 +10,8 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
-from concurrent.futures import Executor
 from typing import TypeVar
 
-from relayd import pulse
 from relayd.files import printable
 from relayd.sources import folder_findings
 from relayd.sources.base import Ledger, Put
@@ -27,6 +25,7 @@ from relayd.sources.folder_unfinished import Unfinished
 from relayd.sources.folder_watch import Change, InotifyWatch, PollWatch, Watch, network_type, remedy_for
 from relayd.sources.name_pattern import NamePattern
 from relayd.sources.path_filter import PathFilter
+from relayd.threads import PartThreads
 
 log = logging.getLogger("relayd.sources")
 
@@ -37,7 +36,7 @@ SHORTEST_GAP_SECONDS = 0.05
 
 
 class Visit:
-    """Built for one descriptor of the folder; `stay` is called once. Its threads are the pool's."""
+    """Built for one descriptor of the folder; `stay` is called once. Its threads are the source's."""
 
     def __init__(
         self,
@@ -46,7 +45,7 @@ class Visit:
         ledger: Ledger,
         folder_fd: int,
         *,
-        pool: Executor,
+        threads: PartThreads,
         faults: Faults,
         accepted: Callable[[], None],
         unfinished: Unfinished,
@@ -55,7 +54,7 @@ class Visit:
         self._config = config
         self._ledger = ledger
         self._folder_fd = folder_fd
-        self._threads = Threads(pool)
+        self._threads = Threads(threads)
         self._faults = faults
         self._accepted = accepted
         self._unfinished = unfinished
@@ -81,7 +80,7 @@ class Visit:
 
     async def stay(self, put: Put) -> str:
         """Take files until the folder is lost; returns why, in words."""
-        is_local = await self._threads.run(self._choose_watch)
+        is_local = await self._threads.run("it is opened", self._choose_watch)
         desk = FileDesk(
             folder_fd=self._folder_fd,
             max_file_size=self._config.max_file_size,
@@ -127,7 +126,7 @@ class Visit:
     def _close(self) -> None:
         if self._watch is not None:
             self._watch.close()
-        os.close(self._folder_fd)
+        self._threads.part.release(self._folder_fd)
 
     def _choose_watch(self) -> bool:
         """How hints come; returns whether leases tell of every writer."""
@@ -161,7 +160,6 @@ class Visit:
     async def _scan_until_lost(self, pickup: Pickup, desk: FileDesk) -> str:
         while True:
             self._wake.clear()
-            pulse.beat(self._config.rescan)
             try:
                 reason = await self.rescan(pickup, desk)
             except OSError as error:
@@ -180,7 +178,7 @@ class Visit:
 
         Returns why this is no longer the configured folder, in words, or None. Raises OSError if it cannot be read.
         """
-        reason = await self._threads.run(folder_findings.whats_wrong, self._config, self._folder_fd)
+        reason = await self._threads.run("it is looked at", folder_findings.whats_wrong, self._config, self._folder_fd)
         if reason is not None:
             return reason
         is_thorough, self._is_thorough = self._is_thorough, False
@@ -189,7 +187,7 @@ class Visit:
         self._faults.clear("folder")
         wish = pickup.wish(_enter_nothing if self._watch is None else self._watch.enter)
         if wish.limit > 0 or self._config.recursive:
-            self._offer(await self._threads.run(self._scanner.scan, wish), pickup)
+            self._offer(await self._threads.run("it is listed", self._scanner.scan, wish), pickup)
         return None
 
     def _offer(self, scan: Scan, pickup: Pickup) -> None:
@@ -211,9 +209,8 @@ class Visit:
         while is_thorough or budget > 0:
             rows = await self._ledger.known(self._name, self._audited_until, AUDITED_AT_ONCE)
             may_remove = not self._config.keep_originals
-            result = await self._threads.run(audit, rows, self._scanner, desk, may_remove)
+            result = await self._threads.run("it is listed", audit, rows, self._scanner, desk, may_remove)
             pickup.apply(result)
-            pulse.beat(self._config.rescan)
             stuck = result.stuck or stuck
             budget -= AUDITED_AT_ONCE
             self._audited_until = rows[-1].origin.path if len(rows) == AUDITED_AT_ONCE else b""

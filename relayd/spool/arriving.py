@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from relayd.errors import Quarantined, SpoolFull
-from relayd.files import Staged
+from relayd.files import Staged, printable
 from relayd.model import Capture, Item, Order
 from relayd.spool import upkeep
 from relayd.spool.accepting import Content, accept
@@ -22,6 +21,7 @@ from relayd.spool.engine import Engine
 from relayd.spool.limits import Need, Shortage, on_disk
 from relayd.spool.rows import new_id, priority_of
 from relayd.spool.tying import Ties
+from relayd.threads import PartThreads
 
 ROW_BYTES = 2048
 """What the rows of one item take, roughly; counted when looking for room."""
@@ -59,20 +59,30 @@ async def take_media(
     ties: Ties | None = None,
 ) -> Item:
     """Durable when it returns. Closes `source_fd`, a descriptor of the caller's that is given away."""
-    with _closing(source_fd):
+    threads = engine.files if capture.file is None or capture.file.threads is None else capture.file.threads
+    with _released(source_fd, threads):
         size_bytes = _size_of(capture)
         _within_limit(engine, size_bytes)
         need = Need(size_bytes=on_disk(size_bytes) + ROW_BYTES, inodes=1)
         with await _claim(engine, need, priority_of(orders), now):
-            return await _stage_and_commit(engine, capture, source_fd, _Said(orders, trouble, ties), now)
+            return await _stage_and_commit(engine, capture, source_fd, threads, _Said(orders, trouble, ties), now)
 
 
-async def _stage_and_commit(engine: Engine, capture: Capture, source_fd: int | None, said: _Said, now: float) -> Item:
+async def _stage_and_commit(
+    engine: Engine, capture: Capture, source_fd: int | None, threads: PartThreads, said: _Said, now: float
+) -> Item:
     item_id = new_id(now)
     engine.arriving.add(item_id)  # the sweeper keeps its hands off until the row is there
     try:
-        staged: Staged = await engine.in_files(
-            engine.folder.stage, capture, source_fd, item_id, engine.config.max_file_size
+        staged: Staged = await threads.run(
+            f"{printable(capture.name)} is copied",
+            engine.folder.stage,
+            capture,
+            source_fd,
+            item_id,
+            engine.config.max_file_size,
+            undo=lambda staged: engine.folder.discard([item_id]),
+            uses=-1 if source_fd is None else source_fd,
         )
         completes = capture.earlier is not None and await engine.in_files(
             engine.folder.completes, capture.earlier.item_id, item_id
@@ -154,12 +164,13 @@ def _claimed(engine: Engine, need: Need) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _closing(descriptor: int | None) -> Iterator[None]:
+def _released(descriptor: int | None, threads: PartThreads) -> Iterator[None]:
+    """Closed in the threads that read it: the close of a file on a share that hangs waits, too."""
     try:
         yield
     finally:
         if descriptor is not None:
-            os.close(descriptor)
+            threads.release(descriptor)
 
 
 def _within_limit(engine: Engine, size_bytes: int) -> None:

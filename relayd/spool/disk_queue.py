@@ -7,7 +7,6 @@ database is set aside, salvaged and reported, and does not stop the start.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -31,6 +30,7 @@ from relayd.spool.opening import open_database
 from relayd.spool.records import Begun, Step
 from relayd.spool.sweeping import sweep
 from relayd.spool.tying import Ties
+from relayd.threads import in_own_thread
 
 log = logging.getLogger("relayd.spool")
 
@@ -45,7 +45,9 @@ class Spool(Holder):
         folder = SpoolFolder(config.path)
         folder.lock()
         try:
-            db = await asyncio.to_thread(open_database, folder, now=now, wal_limit_bytes=config.own_bytes)
+            db = await in_own_thread(
+                "spool-open", partial(open_database, folder, now=now, wal_limit_bytes=config.own_bytes)
+            )
             engine = Engine(config, folder, db)
         except BaseException:
             folder.unlock()

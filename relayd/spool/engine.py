@@ -23,6 +23,7 @@ from relayd.spool.change import Change, Tally
 from relayd.spool.limits import Disk, Need, Room, Shortage, SpoolConfig, room, shortage
 from relayd.spool.media import SpoolFolder
 from relayd.spool.writer import Operation, Writer
+from relayd.threads import PartThreads
 
 log = logging.getLogger("relayd.spool")
 
@@ -31,6 +32,8 @@ T = TypeVar("T")
 Hint = Callable[[frozenset[str]], None]
 
 FILE_THREADS = 4
+CLOSE_SECONDS = 0.7
+"""How long the end waits for what was begun; then again, for what has been told to stop."""
 REFUSAL_SECONDS = 300.0
 """Sources try again what was refused for want of room; when none did for so long, nothing is refused any more."""
 DAMAGE_MARK = "damaged"
@@ -86,7 +89,7 @@ class Engine:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._background: list[asyncio.Task[Any]] = []
         self._loop = asyncio.get_running_loop()
-        self._files = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="spool-files")
+        self.files = PartThreads("spool-files", FILE_THREADS)
         self._reader = Reader(self.path, "spool-reader", self._mark_damage)
         self._browser = Reader(self.path, "spool-browser", self._mark_damage)
         self.writer = Writer(
@@ -120,7 +123,7 @@ class Engine:
 
     async def in_files(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Something with files, off the loop."""
-        return await self._loop.run_in_executor(self._files, lambda: work(*args, **kwargs))
+        return await self.files.run("the spool's files are worked on", lambda: work(*args, **kwargs))
 
     def keep(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """A task that `close` waits for, whoever else does."""
@@ -207,15 +210,30 @@ class Engine:
         """Finish what was begun, then let go of everything."""
         for task in self._background:
             task.cancel()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._let_tasks_end()
         await self._reader.close()
         await self._browser.close()
         await self.in_files(self.writer.stop)
         while self._tasks:
             await asyncio.wait(self._tasks)
-        self._files.shutdown()
+        self.files.close()
         self.folder.unlock()
+
+    async def _let_tasks_end(self) -> None:
+        """For a while; then copies end at their next block, and what hangs is given up: it was not accepted."""
+        await self._wait_for_tasks()
+        self.files.stop()
+        await self._wait_for_tasks()
+        while self._tasks:
+            for task in self._tasks:
+                log.warning("%s hangs: it is given up, and comes again", task.get_name())
+                task.cancel()
+            await self._wait_for_tasks()
+
+    async def _wait_for_tasks(self) -> None:
+        end_at = clock.monotonic() + CLOSE_SECONDS
+        while self._tasks and (left_seconds := end_at - clock.monotonic()) > 0:
+            await asyncio.wait(self._tasks, timeout=left_seconds)
 
     def vouch(self) -> None:
         """Raises SpoolDamaged once damage is known: what is new would go down with it. What has happened to what is in

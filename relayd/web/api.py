@@ -22,6 +22,7 @@ from relayd.errors import RelaydError, SpoolFull, UnknownItem, UnknownName, Wron
 from relayd.files import origin_of, text_of
 from relayd.model import OpenFile
 from relayd.operations import Operations
+from relayd.threads import in_own_thread
 from relayd.web import asked, metrics
 
 log = logging.getLogger("relayd.web")
@@ -187,7 +188,7 @@ async def _receive(request: web.Request, staged: BinaryIO) -> None:
                 block = await _block(request)
             if not block:
                 break
-            await asyncio.to_thread(_write_all, staged, block)
+            await in_own_thread("control-write", _write_all, staged, block)
     except TimeoutError:
         raise WrongRequest(f"nothing came for {STALL_SECONDS:.0f} s, the file was not taken") from None
     except (web.RequestPayloadError, ConnectionError):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from relayd.sources.folder_threads import Threads
+from relayd.threads import PartThreads
 from tests.patience import PATIENT_SECONDS
 
 
@@ -29,9 +30,9 @@ async def test_what_a_thread_still_uses_is_closed_after_it(tmp_path: Path, fails
         os.close(folder)
         closed.set()
 
-    with ThreadPoolExecutor(1) as pool:
-        threads = Threads(pool)
-        work = asyncio.create_task(threads.run(slow))
+    with contextlib.closing(PartThreads("test", 1)) as part:
+        threads = Threads(part)
+        work = asyncio.create_task(threads.run("it is slow", slow))
         await asyncio.sleep(0)
         work.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -46,9 +47,9 @@ async def test_what_a_thread_still_uses_is_closed_after_it(tmp_path: Path, fails
 
 async def test_with_no_thread_at_work_it_is_closed_at_once() -> None:
     closed = []
-    with ThreadPoolExecutor(1) as pool:
-        threads = Threads(pool)
-        assert await threads.run(int, "7") == 7
+    with contextlib.closing(PartThreads("test", 1)) as part:
+        threads = Threads(part)
+        assert await threads.run("it counts", int, "7") == 7
         await asyncio.sleep(0)
         threads.close(lambda: closed.append(True))
     assert closed == [True]
