@@ -30,7 +30,12 @@ _WORDS = {
     "clock": "the clock of the relay is wrong",
     "configuration": "the new configuration of the relay is not accepted",
 }
-_MARKDOWN = re.compile(r"([\\`*_\[\]<>#|~!])")
+_MARKDOWN = re.compile(r"([\\`*_\[\]<>#|~!&@]|:(?=//)|(?<=www)\.)", re.IGNORECASE)
+"""What Markdown would read as its own, a bare address as a link."""
+_UNSEEN = "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"
+"""Letters that nobody sees; servers trim them from the ends of a text like blanks."""
+_INSIDE = re.compile(f"[{_UNSEEN}]+")
+_EDGES = re.compile(f"^[\\s{_UNSEEN}]+|[\\s{_UNSEEN}]+$")
 _MOMENT = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d UTC: ")
 
 
@@ -63,13 +68,13 @@ def event_of(item: Item, delivery: Delivery, arguments: Fields, device: Device) 
     status = given.status if given.status is not None else FIXED if cleared else INVESTIGATING
     what = _what(item, payload)
     said = _sentence(what, payload) if status != FIXED else "It is over."
-    own = (given.message or "").strip()
+    own = trimmed(given.message or "")
     return Event(
         delivery_id=delivery.id,
         key=key_of(item, delivery, arguments, device),
         at=at,
         status=status,
-        name=given.name or f"{device.name}: {what}",
+        name=trimmed(given.name or "") or f"{device.name}: {what}",
         text=own or f"{when(at)}: {said}",
         line=f"{when(at)}: {own or said}"[:LONGEST_LINE],
         arguments=given,
@@ -88,18 +93,24 @@ def told(events: Sequence[Event]) -> str:
     lines = [event.line for event in rest]
     if len(lines) > MOST_LINES:
         left_out = len(lines) - MOST_LINES
-        lines = [*lines[: MOST_LINES // 2], f"({left_out} more changes)", *lines[-(MOST_LINES // 2) :]]
+        more = f"({left_out} more change{'s' if left_out > 1 else ''})"
+        lines = [*lines[: MOST_LINES // 2], more, *lines[-(MOST_LINES // 2) :]]
     return "\n\n".join([first.text, *lines])
+
+
+def trimmed(text: str) -> str:
+    """A text without what cannot be seen at its ends, as the server keeps it."""
+    return _EDGES.sub("", text)
 
 
 def gist(text: str) -> str:
     """A text without what makes no difference: the moment in front, and how it is spaced."""
-    return " ".join(_MOMENT.sub("", text.strip()).split())
+    return _spaced(_MOMENT.sub("", trimmed(text)))
 
 
 def digest(text: str) -> str:
     """What a text is known by again: spacing makes no difference."""
-    return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()[:16]
+    return hashlib.sha256(_spaced(text).encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def mark(key: str) -> str:
@@ -157,6 +168,10 @@ def _sentence(what: str, payload: Mapping[str, JSON]) -> str:
     reason = _escaped(_plain(str(said)))
     sentence = f"{_escaped(what[:1].upper() + what[1:])}."
     return f"{sentence} {reason}" if reason else sentence
+
+
+def _spaced(text: str) -> str:
+    return " ".join(_INSIDE.sub("", text).split())
 
 
 def _plain(text: str) -> str:

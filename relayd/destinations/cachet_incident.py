@@ -145,7 +145,7 @@ class Telling:
     async def _say(self, shown: api.Incident, group: Sequence[Event]) -> Step:
         """One update of an incident that tells all of these; none if they say nothing new."""
         there = await self._updates(shown)
-        text, status = events.told(group).strip(), group[-1].status
+        text, status = events.trimmed(events.told(group)), group[-1].status
         facts: Step = {
             "covers": [event.delivery_id for event in group],
             "incident_id": shown.id,

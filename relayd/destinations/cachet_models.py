@@ -89,8 +89,8 @@ class IncidentArguments(Section):
     status: Annotated[Status, Field(examples=["{{ 'fixed' if payload.ok else 'investigating' }}"])] = None
     """`investigating`, `identified`, `watching`, `fixed` (resolves it), `reported`, or 0 to 4. Absent: fixed if the
     message is of type `fault_cleared`, else investigating."""
-    name: Annotated[str | None, Field(max_length=200, examples=["{{ device.name }}: uplink lost"])] = None
-    """Title; absent: device and fault."""
+    name: Annotated[str | None, Field(examples=["{{ device.name }}: uplink lost"])] = None
+    """Title, cut to what the page takes; absent or blank: device and fault."""
     message: str | None = None
     """Text (Markdown); absent: what the fault says."""
     template: str | None = None
