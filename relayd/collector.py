@@ -62,7 +62,6 @@ class Collector:
     def __init__(self, spool: Spool, rules: BoundRules) -> None:
         self.rules = rules
         self._spool = spool
-        self._followed: clock.Stamp | None = None
         self._hint = asyncio.Event()
 
     async def run(self) -> None:
@@ -82,13 +81,9 @@ class Collector:
 
     async def look(self) -> float:
         """Claim and close what is to be claimed and closed now; how long nothing more can be due, in seconds."""
-        await self.follow_clock()
+        await self._spool.incidents.follow_clock()
         for incident_id in await self._spool.incidents.claiming():
-            claimed = 0
-            while count := await self._spool.incidents.claim(incident_id, self.rules, now=clock.now()):
-                claimed += count
-            if claimed:
-                log.info("incident %s has claimed what was there before: %d", incident_id, claimed)
+            await self._claim(incident_id)
         await self._spool.incidents.settle(now=clock.now())
         incidents = await self._spool.incidents.open()
         if any(one.ends_at < clock.now() or one.starts_at > clock.now() for one in incidents):
@@ -97,12 +92,12 @@ class Collector:
         longest = LOOK_AGAIN_SECONDS if incidents else IDLE_SECONDS
         return min(max(first_end - clock.now(), 0.0) + 0.1, longest)
 
-    async def follow_clock(self) -> None:
-        """If the wall clock was set since the last call, or since the last run, open incidents move along."""
-        stamp, before = clock.stamp(), self._followed
-        if before is not None and not stamp.stepped_seconds(before):
-            return
-        if before is not None:
-            log.warning("the clock was set by %+.0f s", stamp.stepped_seconds(before))
-        await self._spool.incidents.follow(stamp)
-        self._followed = stamp  # only now: what could not be stored is tried again
+    async def _claim(self, incident_id: str) -> None:
+        claimed, page = 0, None
+        while True:
+            count, page = await self._spool.incidents.claim(incident_id, self.rules, now=clock.now(), page=page)
+            claimed += count
+            if page is None:
+                break
+        if claimed:
+            log.info("incident %s has claimed what was there before: %d", incident_id, claimed)

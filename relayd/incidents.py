@@ -21,7 +21,12 @@ EARLIEST_BELIEVABLE = 1_735_689_600.0
 """2025-01-01: a time before it was read from a clock that did not know the time."""
 LATEST_AHEAD_SECONDS = 86_400.0
 """A time further in the future than this was read from a clock that has been put back since."""
-
+AGREEING_SECONDS = 120.0
+"""A file that comes within this after it was captured says that the camera's clock is right."""
+MOST_HOURS_OFF = 14
+"""No time zone is further from UTC."""
+RIGHT_FOR_SECONDS = 86_400.0
+"""So long a clock that was right is taken for right."""
 
 _DISPENSABLE = "?"
 
@@ -84,14 +89,33 @@ def moment_of(captured_at: float, accepted_at: float) -> float:
     return captured_at if is_believable or accepted_at < EARLIEST_BELIEVABLE else accepted_at
 
 
-def covers(incident: Incident, source: str, captured_at: float, accepted_at: float) -> bool:
-    """Whether an item of `source` belongs to it. What came into the relay shortly before it opened does, too: a file's
-    own time may be that of a camera whose clock is wrong."""
+def covers(
+    incident: Incident, source: str, captured_at: float, accepted_at: float, *, is_clock_right: bool = False
+) -> bool:
+    """Whether an item of `source` belongs to it. What came into the relay shortly before it opened does, and what comes
+    while it is open, too: a file's own time may be that of a camera whose clock is wrong. Only a clock that was right
+    lately (`is_clock_right`), and is not off by whole hours since, proves that something is old."""
     if source not in incident.collect:
         return False
     if incident.starts_at <= accepted_at <= incident.opened_at:
         return True
-    return incident.starts_at <= moment_of(captured_at, accepted_at) <= incident.ends_at
+    moment = moment_of(captured_at, accepted_at)
+    if incident.starts_at <= moment <= incident.ends_at:
+        return True
+    is_old = is_clock_right and moment < accepted_at and not is_off_by_hours(moment, accepted_at)
+    return incident.opened_at <= accepted_at <= incident.ends_at and not is_old
+
+
+def agrees(captured_at: float, accepted_at: float) -> bool:
+    """Whether this came as it was captured, by two clocks that say the same."""
+    return abs(accepted_at - captured_at) <= AGREEING_SECONDS
+
+
+def is_off_by_hours(captured_at: float, accepted_at: float) -> bool:
+    """Whether the difference is that of another time zone, or of summer time."""
+    difference = abs(accepted_at - captured_at)
+    hours = round(difference / 3600)
+    return 1 <= hours <= MOST_HOURS_OFF and abs(difference - 3600 * hours) <= AGREEING_SECONDS
 
 
 def document(incident: Incident) -> dict[str, JSON]:

@@ -68,7 +68,7 @@ class Intake:
         """What it will belong to, as far as is known beforehand: the spool decides in the end."""
         if self._ties() is None:
             return []
-        await self.collector.follow_clock()
+        await self._spool.incidents.follow_clock()
         found = [incidents.opened(one, incident_id="", now=clock.now()) for one in openings if not one.closes]
         if self._spool.incidents.are_open and item.source in self._rules.collects_from:
             found += await self._spool.incidents.covering(item)

@@ -53,6 +53,7 @@ def accept(
 ) -> Item:
     """The item as stored; the one that is there already if this very file, or message, was accepted before. With `ties`
     the rules order now, knowing its incidents, and `orders` only say how urgent it may be."""
+    now = change.times.today(now)
     origin = _origin_of(capture)
     if origin is not None and (capture.arrival is None or capture.arrival.is_repeat):
         known = _known_item(change, capture.source, origin)
@@ -65,7 +66,8 @@ def accept(
             return again
     trouble = (*trouble, *holding.take_over(change, capture, content.completes, item_id, now=now))
     item = _new_item(capture, content, item_id, now)
-    seq = _insert(change, item, capture, UNCLAIMED if ties else priority_of(orders), trouble)
+    priority = UNCLAIMED if ties else priority_of(orders)
+    seq = _insert(change, item, capture, priority, trouble, taken_steady=change.times.steady(now))
     if ties is None:
         create_deliveries(change, seq, orders, now=now)
     else:
@@ -178,12 +180,14 @@ def _new_item(capture: Capture, content: Content, item_id: str, now: float) -> I
     )
 
 
-def _insert(change: Change, item: Item, capture: Capture, priority: int, trouble: Sequence[str]) -> int:
+def _insert(
+    change: Change, item: Item, capture: Capture, priority: int, trouble: Sequence[str], *, taken_steady: float
+) -> int:
     cursor = change.db.execute(
         "INSERT INTO items (id, source, name, kind, content_type, size_bytes, sha256, md5, captured_at, accepted_at,"
         " payload, topic, attributes, location, origin_path, state, priority, has_content, trouble, held,"
-        " damage)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?)",
+        " damage, taken_steady)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?)",
         (
             item.id,
             item.source,
@@ -205,6 +209,7 @@ def _insert(change: Change, item: Item, capture: Capture, priority: int, trouble
             trouble_to_json(trouble),
             int(capture.is_held),
             item.damage,
+            taken_steady,
         ),
     )
     seq = cursor.lastrowid

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relayd.spool.records import DestinationCounters, SourceCounters
+from relayd.spool.timeline import Timeline
 
 Key = tuple[str, str]
 """(subject, name) of a counter."""
 
 SPOOL = ""
 INCIDENTS = "incidents"
+CLOCK = "clock"
 
 
 def source_subject(name: str) -> str:
@@ -33,11 +35,13 @@ class Change:
     """What an operation is given. `freed` are ids of items whose media goes after the commit; `events_kept` is how many
     events for the fleet may wait, 0 if nobody wants any. `collected` are the sources that incidents collect from: their
     media stays for a while after it was delivered. `touched` are incidents in which what others wait for came or went,
-    and when; `unsettled` are those that were not looked after to the end."""
+    and when; `unsettled` are those that were not looked after to the end. `times` turns the wall clock into steady
+    time, in which every age and wait is kept."""
 
     db: sqlite3.Connection
     events_kept: int = 0
     collected: frozenset[str] = frozenset()
+    times: Timeline = field(default_factory=Timeline)
     has_events: bool = False
     has_incidents: bool = False
     touched: dict[str, float] = field(default_factory=dict)
@@ -56,6 +60,10 @@ class Change:
     def mark(self, name: str, moment: float, subject: str) -> None:
         """Remember a moment; `name` ends in `_ms`."""
         self.marked[subject, name] = round(moment * 1000)
+
+    def note_time(self) -> None:
+        """Remember how far steady time has got: it goes on from there after a power cut."""
+        self.mark("steady_ms", self.times.reached(), CLOCK)
 
     def warn(self, text: str, *words: Any) -> None:
         """Log this once the change is committed."""

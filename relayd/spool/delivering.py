@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from relayd.model import Incident, Kind, Outcome, Priority, Receipt, State
 from relayd.spool.change import Change, destination_subject
@@ -45,10 +45,10 @@ FIRST_KEPT, LAST_KEPT = 5, 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What a worker asks for. A delivery is due when its time has come, or when its time is so far off that only a
-    clock that jumped can have set it. Nothing less urgent than `least_urgent` is looked at. On the `backlog_turn` only
-    an emergency goes before the least urgent. With `untried_emergency` nothing but an emergency that was never tried is
-    looked for, due or not."""
+    """What a worker asks for, `now` as `due_at` has it. A delivery is due when its time has come, or when that is so
+    far off that nothing but a fault can have set it. Nothing less urgent than `least_urgent` is looked at. On the
+    `backlog_turn` only an emergency goes before the least urgent. With `untried_emergency` nothing but an emergency
+    that was never tried is looked for, due or not."""
 
     destination: str
     now: float
@@ -66,7 +66,10 @@ def begin(
     delay: Callable[[int], float],
     trouble_with: Callable[[str, int], str | None],
 ) -> Begun | None:
-    """Charge the most urgent delivery that is due. Those whose media is damaged or gone die on the way."""
+    """Charge the most urgent delivery that is due; here `wanted.now` is by the wall clock. Those whose media is damaged
+    or gone die on the way."""
+    now = change.times.today(wanted.now)
+    wanted = replace(wanted, now=change.times.due(now))
     while (row := pick(change.db, wanted)) is not None:
         item_row = change.db.execute(
             f"SELECT {ITEM_COLUMNS}, items.payload FROM items WHERE seq = ?",  # noqa: S608
@@ -75,9 +78,9 @@ def begin(
         if item_row["kind"] == Kind.MEDIA and item_row["has_content"]:
             trouble = trouble_with(item_row["id"], item_row["size_bytes"])
             if trouble is not None:
-                lose(change, item_row, trouble, now=wanted.now)
+                lose(change, item_row, trouble, now=now)
                 continue
-        return _charge(change, row, item_row, wanted.now, delay)
+        return _charge(change, row, item_row, now, delay)
     return None
 
 
@@ -121,12 +124,13 @@ def next_due(db: sqlite3.Connection, wanted: Wanted) -> float | None:
 def wake(change: Change, *, destination: str, now: float, due_at: float, exclude: Collection[int]) -> int:
     """What failed for a reason of its own, or was cut, is due at `due_at` if it would be later. What waits because it
     was told how long (an item that is not ready) goes on waiting. A few seeks: what is due already is not looked at."""
+    due_at = change.times.due(now) + max(0.0, due_at - now)
     rows = change.db.execute(
         "SELECT id FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND waits_for = '' AND held = 0"  # noqa: S608
         f" AND destination = ? AND priority IN ({_listed(Priority)}) AND lane IN ({_listed(LANES)}) AND due_at > ?"
         " AND (SELECT outcome FROM attempts WHERE delivery = deliveries.id AND number = deliveries.attempts)"
         f" IN ({', '.join(repr(str(outcome)) for outcome in WOKEN)})",
-        (destination, max(now, due_at)),
+        (destination, due_at),
     ).fetchall()
     woken = [(due_at, row["id"]) for row in rows if row["id"] not in exclude]
     change.db.executemany("UPDATE deliveries SET due_at = ? WHERE id = ?", woken)
@@ -180,7 +184,8 @@ def record_deferred(
     row = _delivery(change, delivery, outcome, reason, now)
     if row is None or row["state"] != State.PENDING:
         return
-    change.db.execute("UPDATE deliveries SET due_at = ?, reason = ? WHERE id = ?", (due_at, reason, delivery))
+    later = change.times.due(now) + due_at - now
+    change.db.execute("UPDATE deliveries SET due_at = ?, reason = ? WHERE id = ?", (later, reason, delivery))
     if forget_from is not None:
         change.db.execute(
             "DELETE FROM steps WHERE delivery = ?1 AND position >="
@@ -294,9 +299,8 @@ def _charge(
     change: Change, row: sqlite3.Row, item_row: sqlite3.Row, now: float, delay: Callable[[int], float]
 ) -> Begun:
     number = row["attempts"] + 1
-    change.db.execute(
-        "UPDATE deliveries SET attempts = ?, due_at = ? WHERE id = ?", (number, now + delay(number), row["id"])
-    )
+    due_at = change.times.due(now) + delay(number)
+    change.db.execute("UPDATE deliveries SET attempts = ?, due_at = ? WHERE id = ?", (number, due_at, row["id"]))
     change.db.execute(
         "INSERT OR REPLACE INTO attempts (delivery, number, started_at, outcome) VALUES (?, ?, ?, ?)",
         (row["id"], number, now, Outcome.STARTED),
@@ -306,7 +310,7 @@ def _charge(
     charged = change.db.execute("SELECT * FROM deliveries WHERE id = ?", (row["id"],)).fetchone()
     return Begun(
         item=item_from(item_row, item_row["payload"]),
-        delivery=delivery_from(charged, item_row["id"]),
+        delivery=delivery_from(charged, item_row["id"], change.times),
         steps=steps_of(change.db, row["id"]),
         incident=incident_of(change.db, charged["incident"]),
     )

@@ -18,6 +18,7 @@ from typing import BinaryIO
 from relayd import clock
 from relayd.model import Capture, Delivery, Item, Kind, Known, Order, Origin, Outcome, Priority, Receipt, State
 from relayd.spool import accepting, arriving, delivering, lists, siblings, upkeep
+from relayd.spool.change import Change
 from relayd.spool.correspondence import Correspondence
 from relayd.spool.damage import look_for_damage
 from relayd.spool.delivering import Wanted
@@ -153,14 +154,16 @@ class Spool(Holder):
         least_urgent: Priority = Priority.BULK,
     ) -> float | None:
         """When `begin` will have something; None if nothing is owed."""
+        due_now = self._engine.times.due(now)
         wanted = Wanted(
             destination=destination,
-            now=now,
+            now=due_now,
             longest_backoff=longest_backoff,
             exclude=frozenset(exclude),
             least_urgent=least_urgent,
         )
-        return await self._engine.read(delivering.next_due, wanted)
+        due_at = await self._engine.read(delivering.next_due, wanted)
+        return None if due_at is None else now + (due_at - due_now)
 
     async def wake(self, destination: str, *, now: float, due_at: float, exclude: Collection[int]) -> int:
         """What failed by itself and waits for the end of its backoff is due at `due_at` at the latest."""
@@ -275,6 +278,10 @@ class Spool(Holder):
         await engine.keep_headroom()
         lacking = engine.missing(Need(inodes=1), Priority.EMERGENCY)
         return 0 if lacking is None else await arriving.make_room(engine, lacking, None, now=now)
+
+    async def note_time(self) -> None:
+        """Make sure that ages do not forget, at a power cut, the time in which nothing was written."""
+        await self._write(Change.note_time)
 
     async def sweep(self) -> int:
         """One pass over all media, as after each start: strays go, rows without their media are told."""

@@ -18,10 +18,11 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from relayd import clock
 from relayd.errors import SpoolDamaged, SpoolError, SpoolFull
-from relayd.spool import database, waiting
+from relayd.spool import database, timekeeping, waiting
 from relayd.spool.change import Change, Tally
 from relayd.spool.limits import Disk, Need, Room, Shortage, SpoolConfig, room, shortage
 from relayd.spool.media import SpoolFolder
+from relayd.spool.timeline import Timeline
 from relayd.spool.writer import Operation, Writer
 from relayd.threads import PartThreads
 
@@ -100,6 +101,8 @@ class Engine:
             make_headroom=folder.release_headroom,
             damaged=self._mark_damage,
             finish=waiting.look_after,
+            follow=timekeeping.follow,
+            times=timekeeping.read(db),
         )
         self.writer.start()
 
@@ -261,6 +264,11 @@ class Engine:
         if change.has_incidents or change.unsettled:
             for tell in self._incident_hints:
                 tell()
+
+    @property
+    def times(self) -> Timeline:
+        """How steady time and the wall clock lie to each other now, for who only looks."""
+        return self.writer.times.followed(clock.stamp())
 
     def _mark_damage(self) -> None:
         self.is_damaged = True

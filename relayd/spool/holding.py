@@ -81,11 +81,12 @@ def same_again(change: Change, capture: Capture, size_bytes: int, sha256: str, *
     """The item that this very content became when it came from this very place a while ago; it is counted."""
     if capture.file is None or capture.earlier is not None or capture.same_again_seconds <= 0:
         return None
+    since = change.times.steady(now) - capture.same_again_seconds
     row = change.db.execute(
         f"SELECT {ITEM_COLUMNS} FROM items WHERE source = ? AND origin_path = ? AND sha256 = ? AND size_bytes = ?"  # noqa: S608
-        " AND abs(accepted_at - ?) < ? AND (state IN ('pending', 'delivered') OR has_content = 1)"
+        " AND taken_steady > ? AND (state IN ('pending', 'delivered') OR has_content = 1)"
         " ORDER BY seq DESC LIMIT 1",
-        (capture.source, capture.file.origin.path, sha256, size_bytes, now, capture.same_again_seconds),
+        (capture.source, capture.file.origin.path, sha256, size_bytes, since),
     ).fetchone()
     if row is None:
         return None

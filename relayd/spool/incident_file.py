@@ -9,10 +9,10 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from functools import partial
 
-from relayd.clock import Stamp
 from relayd.model import Incident, Item
-from relayd.spool import incident_rows, lists, timekeeping, tying, waiting
+from relayd.spool import claiming, incident_rows, lists, waiting
 from relayd.spool.change import INCIDENTS
+from relayd.spool.claiming import Claiming
 from relayd.spool.engine import Engine
 from relayd.spool.records import IncidentSummary, ItemSummary
 from relayd.spool.tying import Ties
@@ -45,9 +45,11 @@ class IncidentFile:
         """Ids of those, open or closed by now, that have not looked through all that came before, oldest first."""
         return await self._engine.read(lists.claiming_incidents)
 
-    async def claim(self, incident_id: str, ties: Ties, *, now: float) -> int:
-        """A page of what came before it opened and belongs to it; how many items. 0: there is no more."""
-        return await self._engine.write(partial(tying.claim, incident_id=incident_id, ties=ties, now=now))
+    async def claim(
+        self, incident_id: str, ties: Ties, *, now: float, page: Claiming | None = None
+    ) -> tuple[int, Claiming | None]:
+        """A page of what came before it opened and belongs to it: how many items, and the page after it, if any."""
+        return await self._engine.write(partial(claiming.claim, incident_id=incident_id, ties=ties, now=now, page=page))
 
     async def close(self, incident_id: str, reason: str, *, now: float) -> bool:
         """Close one; False if it is not open."""
@@ -57,9 +59,10 @@ class IncidentFile:
         """Close those whose time is over; how many."""
         return await self._engine.write(partial(incident_rows.close_overdue, now=now))
 
-    async def follow(self, stamp: Stamp) -> None:
-        """The clock says this now: what was read from it before it was set moves along."""
-        await self._engine.write(partial(timekeeping.follow, stamp=stamp))
+    async def follow_clock(self) -> None:
+        """If the clock was set, what was read from it before has moved along when this returns."""
+        if self._engine.times is not self._engine.writer.times:
+            await self._engine.write(lambda change: None)  # each commit begins by following the clock
 
     async def settle_all(self, *, now: float) -> None:
         """Look after what waits in every incident, also where the database lost it, or an older version left it."""

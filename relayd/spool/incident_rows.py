@@ -12,9 +12,12 @@ from relayd import clock, incidents
 from relayd.clock import Stamp
 from relayd.model import Incident, Item, Opening
 from relayd.spool import timekeeping
-from relayd.spool.change import INCIDENTS, Change
+from relayd.spool.change import INCIDENTS, Change, source_subject
 from relayd.spool.outbox import report
 from relayd.spool.rows import incident_from, new_id, to_json
+
+AGREED = "agreed_ms"
+"""The counter of a source that says when its clock agreed with ours last, in steady time."""
 
 LATE_SECONDS = 7 * 86_400.0
 """How long after its end an incident is still looked at for items that were captured within its span."""
@@ -22,7 +25,7 @@ LATE_SECONDS = 7 * 86_400.0
 
 def open_or_join(change: Change, opening: Opening, item: Item, now: float) -> Incident | None:
     """None if the rule has as many open ones as it may have, so that strange keys do not fill the table."""
-    stamp = clock.stamp()
+    stamp = change.times.stamp
     row = _row_under(change, opening.key)
     if row is not None:
         found = timekeeping.following(incident_from(row), row, stamp)
@@ -59,8 +62,8 @@ def open_or_join(change: Change, opening: Opening, item: Item, now: float) -> In
 def end(change: Change, incident: Incident, reason: str, *, now: float) -> None:
     over = incidents.closed(incident, reason, now=now)
     change.db.execute(
-        "UPDATE incidents SET ends_at = ?, closed_at = ?, close_reason = ? WHERE id = ?",
-        (over.ends_at, over.closed_at, reason, incident.id),
+        "UPDATE incidents SET ends_at = ?, closed_at = ?, closed_steady = ?, close_reason = ? WHERE id = ?",
+        (over.ends_at, over.closed_at, change.times.steady(now), reason, incident.id),
     )
     count = change.db.execute("SELECT count(*) FROM incident_items WHERE incident = ?", (incident.id,)).fetchone()[0]
     change.count("open", -1, INCIDENTS)
@@ -71,6 +74,7 @@ def end(change: Change, incident: Incident, reason: str, *, now: float) -> None:
 
 def close(change: Change, incident_id: str, reason: str, *, now: float) -> bool:
     """Close one by hand; False if it is not open."""
+    now = change.times.today(now)
     row = change.db.execute("SELECT * FROM incidents WHERE id = ? AND closed_at IS NULL", (incident_id,)).fetchone()
     if row is not None:
         end(change, incident_from(row), reason, now=now)
@@ -79,6 +83,7 @@ def close(change: Change, incident_id: str, reason: str, *, now: float) -> bool:
 
 def close_overdue(change: Change, *, now: float) -> int:
     """Close those whose time is over, or was never right; how many."""
+    now = change.times.today(now)
     is_synchronized = clock.synchronization().is_synchronized
     rows = change.db.execute(
         "SELECT * FROM incidents WHERE closed_at IS NULL AND (ends_at < ?1 OR (?2 AND starts_at > ?1 AND boot <> ?3))",
@@ -94,9 +99,9 @@ def close_overdue(change: Change, *, now: float) -> int:
 def forget(change: Change, *, now: float, keep_seconds: float) -> None:
     """Remove what closed long ago and has no items left."""
     change.db.execute(
-        "DELETE FROM incidents WHERE closed_at IS NOT NULL AND ends_at < ?"
+        "DELETE FROM incidents WHERE closed_steady < ?"
         " AND NOT EXISTS (SELECT 1 FROM incident_items WHERE incident = incidents.id)",
-        (now - max(keep_seconds, LATE_SECONDS),),
+        (change.times.steady(now) - max(keep_seconds, LATE_SECONDS),),
     )
 
 
@@ -106,7 +111,7 @@ def open_under(change: Change, key: str) -> Incident | None:
 
 
 def covering(db: sqlite3.Connection, item: Item) -> list[Incident]:
-    """Those whose span the item was captured in, closed ones too: a camera may send later."""
+    """Those whose span an item that comes now was captured in, closed ones too: a camera may send later."""
     moments = (incidents.moment_of(item.captured_at, item.accepted_at), item.accepted_at)
     rows = db.execute(
         "SELECT * FROM incidents INDEXED BY incidents_span WHERE ends_at >= ? AND starts_at <= ?"
@@ -114,7 +119,27 @@ def covering(db: sqlite3.Connection, item: Item) -> list[Incident]:
         (min(moments), max(moments), to_json(item.source)),
     )
     found = [incident_from(row) for row in rows]
-    return [one for one in found if incidents.covers(one, item.source, item.captured_at, item.accepted_at)]
+    if not found:
+        return []
+    is_right = is_clock_right(db, item.source)
+    own = (item.source, item.captured_at, item.accepted_at)
+    return [one for one in found if incidents.covers(one, *own, is_clock_right=is_right)]
+
+
+def note_clock(change: Change, item: Item) -> None:
+    """Remember of a source that incidents collect from that its clock is right, if this item says so."""
+    if item.source in change.collected and incidents.agrees(item.captured_at, item.accepted_at):
+        change.mark(AGREED, change.times.steady(item.accepted_at), source_subject(item.source))
+
+
+def is_clock_right(db: sqlite3.Connection, source: str) -> bool:
+    """Whether a source's clock said the same as ours lately."""
+    row = db.execute(
+        "SELECT value FROM counters WHERE subject = ? AND name = ?", (source_subject(source), AGREED)
+    ).fetchone()
+    if row is None:
+        return False
+    return bool(timekeeping.read_now(db).reached() - row["value"] / 1000 <= incidents.RIGHT_FOR_SECONDS)
 
 
 def _join(change: Change, before: Incident, incident: Incident, stamp: Stamp) -> Incident:

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Collection, Sequence
 
 from relayd.model import Incident, Item, Known, Outcome, Priority, State
-from relayd.spool import tying
+from relayd.spool import timekeeping, tying
 from relayd.spool.delivering import steps_of
 from relayd.spool.records import (
     AttemptRecord,
@@ -29,6 +29,7 @@ from relayd.spool.rows import (
     priority_from,
     trouble_from,
 )
+from relayd.spool.timeline import Timeline
 
 
 def items(
@@ -52,7 +53,8 @@ def items(
         f"SELECT {ITEM_COLUMNS} FROM items WHERE {conditions} ORDER BY items.seq DESC LIMIT ?",  # noqa: S608
         [value for _, value in wanted if value is not None] + [limit],
     ).fetchall()
-    return [_summary(db, row) for row in rows]
+    times = timekeeping.read_now(db)
+    return [_summary(db, row, times) for row in rows]
 
 
 def item(db: sqlite3.Connection, item_id: str) -> ItemDetail | None:
@@ -60,6 +62,7 @@ def item(db: sqlite3.Connection, item_id: str) -> ItemDetail | None:
     if row is None:
         return None
     deliveries = db.execute("SELECT * FROM deliveries WHERE item = ? ORDER BY id", (row["seq"],)).fetchall()
+    times = timekeeping.read_now(db)
     return ItemDetail(
         item=item_from(row, row["payload"]),
         state=State(row["state"]),
@@ -67,7 +70,7 @@ def item(db: sqlite3.Connection, item_id: str) -> ItemDetail | None:
         reason=row["reason"],
         has_content=bool(row["has_content"]),
         ended_at=row["ended_at"],
-        deliveries=tuple(_detail(db, delivery, item_id) for delivery in deliveries),
+        deliveries=tuple(_detail(db, delivery, item_id, times) for delivery in deliveries),
         trouble=trouble_from(row),
         incidents=tuple(
             one["incident"] for one in db.execute("SELECT incident FROM incident_items WHERE item = ?", (row["seq"],))
@@ -98,7 +101,8 @@ def items_of_incident(db: sqlite3.Connection, incident_id: str, limit: int) -> l
         " ORDER BY seq DESC LIMIT ?",
         (incident_id, limit),
     ).fetchall()
-    return [_summary(db, row) for row in rows]
+    times = timekeeping.read_now(db)
+    return [_summary(db, row, times) for row in rows]
 
 
 def open_incidents(db: sqlite3.Connection) -> list[Incident]:
@@ -144,16 +148,17 @@ def known(db: sqlite3.Connection, source: str, after: bytes, limit: int) -> list
 
 
 def oldest_pending(db: sqlite3.Connection) -> float | None:
-    """When the oldest item that is still owed to somebody was accepted."""
+    """When the oldest item that is still owed to somebody was accepted, by the clock as it is set now."""
     found = [
         db.execute(
-            "SELECT accepted_at FROM items INDEXED BY items_kept"
+            "SELECT taken_steady FROM items INDEXED BY items_kept"
             " WHERE has_content = 1 AND priority = ? AND state = 'pending' ORDER BY seq LIMIT 1",
             (int(priority),),
         ).fetchone()
         for priority in Priority
     ]
-    return min((row["accepted_at"] for row in found if row is not None), default=None)
+    oldest = min((row["taken_steady"] for row in found if row is not None), default=None)
+    return None if oldest is None else timekeeping.read_now(db).wall(oldest)
 
 
 def is_owed_more(db: sqlite3.Connection, destination: str, besides: tuple[str, Collection[str]]) -> bool:
@@ -214,7 +219,7 @@ def _incident_summary(db: sqlite3.Connection, row: sqlite3.Row) -> IncidentSumma
     )
 
 
-def _summary(db: sqlite3.Connection, row: sqlite3.Row) -> ItemSummary:
+def _summary(db: sqlite3.Connection, row: sqlite3.Row, times: Timeline) -> ItemSummary:
     deliveries = db.execute("SELECT * FROM deliveries WHERE item = ? ORDER BY id", (row["seq"],))
     return ItemSummary(
         item=item_from(row),
@@ -223,15 +228,15 @@ def _summary(db: sqlite3.Connection, row: sqlite3.Row) -> ItemSummary:
         reason=row["reason"],
         has_content=bool(row["has_content"]),
         ended_at=row["ended_at"],
-        deliveries=tuple(delivery_from(delivery, row["id"]) for delivery in deliveries),
+        deliveries=tuple(delivery_from(delivery, row["id"], times) for delivery in deliveries),
         trouble=trouble_from(row),
     )
 
 
-def _detail(db: sqlite3.Connection, row: sqlite3.Row, item_id: str) -> DeliveryDetail:
+def _detail(db: sqlite3.Connection, row: sqlite3.Row, item_id: str, times: Timeline) -> DeliveryDetail:
     attempts = db.execute("SELECT * FROM attempts WHERE delivery = ? ORDER BY number", (row["id"],))
     return DeliveryDetail(
-        delivery=delivery_from(row, item_id),
+        delivery=delivery_from(row, item_id, times),
         attempts=tuple(
             AttemptRecord(
                 number=attempt["number"],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 
 from relayd.model import Fields
-from relayd.spool import waiting
+from relayd.spool import timekeeping, waiting
 from relayd.spool.change import Change
 from relayd.spool.rows import fields_from, names_from, to_json
 
@@ -38,7 +38,7 @@ def settle(db: sqlite3.Connection, *, now: float) -> int:
     found = list(waiting.endless(db))
     pending = set(waiting.with_waiting(db)) if found else set()
     while pending:
-        change = Change(db)
+        change = Change(db, times=timekeeping.read_now(db))
         change.touched = dict.fromkeys(pending, now)
         waiting.look_after(change)
         pending = change.unsettled
@@ -61,7 +61,7 @@ def _restore(db: sqlite3.Connection, incident: str, now: float) -> None:
     first = next((row for row in rows if row["opens"]), rows[0])
     db.execute(
         "INSERT INTO incidents (id, key, rule, item, collect, opened_at, starts_at, ends_at, closed_at, close_reason,"
-        " remote, has_claimed) VALUES (?, ?, ?, ?, '[]', ?, ?, ?, ?, ?, ?, 1)",
+        " remote, closed_steady, has_claimed) VALUES (?, ?, ?, ?, '[]', ?, ?, ?, ?, ?, ?, ?, 1)",
         (
             incident,
             KEY,
@@ -70,6 +70,7 @@ def _restore(db: sqlite3.Connection, incident: str, now: float) -> None:
             *(min(moments), min(moments), max(moments), now),
             REASON,
             to_json(remote),
+            timekeeping.read_now(db).steady(now),
         ),
     )
     db.executemany(

@@ -18,7 +18,7 @@ from relayd import clock
 from relayd.errors import SpoolDamaged, SpoolError
 from relayd.files import safe_name
 from relayd.model import Item, Kind, State
-from relayd.spool import counting, database, delivering, exported, lists, lost_incidents, salvage, waiting
+from relayd.spool import counting, database, delivering, exported, lists, lost_incidents, salvage, timekeeping, waiting
 from relayd.spool.change import Change
 from relayd.spool.media import SpoolFolder
 from relayd.spool.opening import open_database
@@ -173,7 +173,7 @@ def _mend(folder: SpoolFolder, db: sqlite3.Connection, now: float) -> list[str]:
     """What a healthy database needs to agree with itself and with the media; what was done, in words."""
     done = []
     db.execute("BEGIN IMMEDIATE")
-    change = Change(db)
+    change = Change(db, times=timekeeping.read_now(db))
     lost = _lose_missing(change, folder, now)
     change.write_counters()
     if lost:

@@ -10,7 +10,7 @@ import logging
 import sqlite3
 
 from relayd.errors import SpoolDamaged, SpoolError, SpoolFull
-from relayd.spool import database, salvage
+from relayd.spool import database, salvage, timekeeping
 from relayd.spool.engine import DAMAGE_MARK
 from relayd.spool.media import SpoolFolder
 
@@ -45,6 +45,7 @@ def _open(folder: SpoolFolder, wal_limit_bytes: int, *, now: float) -> sqlite3.C
             raise SpoolDamaged(
                 f"{path} cannot be used, not even when made anew: look for disk errors in the kernel log"
             )
+        timekeeping.resume(db, now=now)
         folder.clear_incoming()
     except sqlite3.Error as error:
         raise database.in_words(error, path) from error

@@ -26,6 +26,7 @@ from relayd.model import (
 )
 from relayd.spool.limits import UNCLAIMED
 from relayd.spool.records import Step
+from relayd.spool.timeline import Timeline
 
 ITEM_COLUMNS = (
     "items.seq, items.id, items.source, items.name, items.kind, items.content_type, items.size_bytes, items.sha256,"
@@ -122,8 +123,8 @@ def priority_of(orders: Sequence[Order]) -> int:
     return min((int(order.priority) for order in orders), default=UNCLAIMED)
 
 
-def delivery_from(row: sqlite3.Row, item_id: str) -> Delivery:
-    """From a whole row of `deliveries`."""
+def delivery_from(row: sqlite3.Row, item_id: str, times: Timeline) -> Delivery:
+    """From a whole row of `deliveries`; `due_at` by the wall clock."""
     return Delivery(
         id=row["id"],
         item_id=item_id,
@@ -134,7 +135,7 @@ def delivery_from(row: sqlite3.Row, item_id: str) -> Delivery:
         state=State(row["state"]),
         attempts=row["attempts"],
         created_at=row["created_at"],
-        due_at=row["due_at"],
+        due_at=times.wall_of_due(row["due_at"]),
         arguments=fields_from(row["arguments"]),
         then=orders_from_json(row["follow_ups"]),
         parent_receipt=fields_from(row["parent_receipt"]),

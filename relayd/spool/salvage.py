@@ -16,7 +16,7 @@ from pathlib import Path
 from relayd import clock
 from relayd.messages import Message, about
 from relayd.model import State
-from relayd.spool import counting, database, lists, lost_incidents
+from relayd.spool import counting, database, lists, lost_incidents, timekeeping
 from relayd.spool.limits import UNCLAIMED
 from relayd.spool.media import SpoolFolder
 from relayd.spool.states import state_of
@@ -237,9 +237,10 @@ def correct_states(db: sqlite3.Connection, *, now: float) -> int:
 
 
 def _set_state(db: sqlite3.Connection, item: int, state: State, reason: str, now: float) -> None:
+    steady = timekeeping.read_now(db).steady(now)
     db.execute(
-        "UPDATE items SET state = ?, reason = ?, ended_at = ? WHERE seq = ?",
-        (state, reason, None if state in (State.PENDING, State.UNCLAIMED) else now, item),
+        "UPDATE items SET state = ?, reason = ?, ended_at = ?, ended_steady = ? WHERE seq = ?",
+        (state, reason, *((None, None) if state in (State.PENDING, State.UNCLAIMED) else (now, steady)), item),
     )
 
 

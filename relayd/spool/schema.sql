@@ -13,7 +13,7 @@ CREATE TABLE items (
     sha256       TEXT NOT NULL, -- of the content, lower-case hex
     md5          TEXT NOT NULL, -- of the content, lower-case hex: what storage servers answer with
     captured_at  REAL NOT NULL, -- when the camera or sensor made it, as far as known
-    accepted_at  REAL NOT NULL, -- when it became ours, by the wall clock of that moment
+    accepted_at  REAL NOT NULL, -- when it became ours, by the wall clock of that moment: for people; ages go by taken_steady
     payload      BLOB, -- content of a message; NULL for media, and once it was let go
     topic        TEXT, -- MQTT topic it came on, if any
     attributes   TEXT NOT NULL DEFAULT '{}', -- JSON object of strings from a path template
@@ -26,7 +26,9 @@ CREATE TABLE items (
     reason       TEXT NOT NULL DEFAULT '', -- why it ended, where no delivery can tell
     trouble      TEXT NOT NULL DEFAULT '[]', -- JSON list of sentences: what of the rules could not be answered when it came
     held         INTEGER NOT NULL DEFAULT 0 CHECK (held IN (0, 1)), -- 1: its source has not let the original go yet, so only what is urgent may begin
-    damage       TEXT NOT NULL DEFAULT '' -- what is missing of it, or that it is not what its name says, in words; '' if it is whole
+    damage       TEXT NOT NULL DEFAULT '', -- what is missing of it, or that it is not what its name says, in words; '' if it is whole
+    taken_steady REAL NOT NULL DEFAULT 0, -- when it became ours, in steady time: it stands still while the machine is off, and no clock that is set moves it
+    ended_steady REAL -- when it stopped being pending, or unclaimed, in steady time; NULL while it is
 ) STRICT;
 
 -- Room is made, and the oldest is found, class by class.
@@ -34,7 +36,7 @@ CREATE INDEX items_kept ON items (priority, state, seq) WHERE has_content = 1;
 -- After each start all media is looked for, however many messages wait.
 CREATE INDEX items_media ON items (seq) WHERE kind = 'media' AND has_content = 1;
 -- What may be forgotten.
-CREATE INDEX items_ended ON items (state, ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX items_ended ON items (state, ended_steady) WHERE ended_steady IS NOT NULL;
 -- From a file in a drop folder to its item.
 CREATE INDEX items_origin ON items (source, origin_path) WHERE origin_path IS NOT NULL;
 -- What sources have not let go of yet.
@@ -52,8 +54,8 @@ CREATE TABLE deliveries (
     state          TEXT NOT NULL CHECK (state IN ('pending', 'delivered', 'dead', 'evicted', 'expired', 'dropped')), -- there is no "running"; dropped: a person gave it up
     attempts       INTEGER NOT NULL DEFAULT 0, -- tries begun: charged before each of them
     created_at     REAL NOT NULL, -- when it was ordered
-    owed_since     REAL NOT NULL, -- giving up as too old counts from here: created_at, or the last retry by hand
-    due_at         REAL NOT NULL, -- not before this; also the order inside a lane
+    owed_since     REAL NOT NULL, -- in steady time: giving up as too old counts from here, when it was ordered, or the last retry by hand
+    due_at         REAL NOT NULL, -- not before this, in steady time lifted at each restart of the machine; also the order inside a lane
     arguments      TEXT NOT NULL DEFAULT '{}', -- JSON object, templates as written in the rule
     follow_ups     TEXT NOT NULL DEFAULT '[]', -- JSON list of orders (`then`), created when this one is delivered
     parent_receipt TEXT NOT NULL DEFAULT '{}', -- JSON object: receipt of the delivery that this one follows up
@@ -169,7 +171,8 @@ CREATE TABLE incidents (
     remote       TEXT NOT NULL DEFAULT '{}', -- JSON object: destination → what it calls this incident (report_id, …)
     has_claimed  INTEGER NOT NULL DEFAULT 0 CHECK (has_claimed IN (0, 1)), -- whether what came before it opened was looked through
     boot         TEXT NOT NULL DEFAULT '', -- which start of the machine it was opened or last joined in; '' if unknown
-    clock_offset REAL NOT NULL DEFAULT 0 -- wall clock minus seconds since that start, as its times were read
+    clock_offset REAL NOT NULL DEFAULT 0, -- wall clock minus seconds since that start, as its times were read
+    closed_steady REAL -- when it closed, in steady time; NULL while it is open
 ) STRICT;
 
 -- One open incident under a key.

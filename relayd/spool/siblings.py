@@ -10,10 +10,12 @@ import sqlite3
 from collections.abc import Sequence
 
 from relayd.model import Delivery
+from relayd.spool import timekeeping
 from relayd.spool.change import Change
 from relayd.spool.delivering import incident_of, steps_of, store_step
 from relayd.spool.records import Begun, Step
 from relayd.spool.rows import ITEM_COLUMNS, delivery_from, item_from
+from relayd.spool.timeline import Timeline
 
 MOST = 10_000
 PAGE = 50
@@ -37,30 +39,32 @@ def page(db: sqlite3.Connection, wanted: Sequence[int]) -> list[Begun]:
         f"SELECT * FROM deliveries WHERE id IN ({marks}) AND state = 'pending' ORDER BY id",  # noqa: S608
         tuple(wanted),
     ).fetchall()
-    return [_begun(db, row) for row in rows]
+    times = timekeeping.read_now(db)
+    return [_begun(db, row, times) for row in rows]
 
 
 def tell(change: Change, deliveries: Sequence[int], name: str, known: Step | None, *, now: float) -> None:
     """Store a step of each of these deliveries, unless `known` is None, and make them due now."""
+    due_at = change.times.due(now)
     for delivery in deliveries:
         if known is not None:
             store_step(change, delivery, name, known)
         row = change.db.execute(
             "UPDATE deliveries SET due_at = min(due_at, ?) WHERE id = ? AND state = 'pending' RETURNING destination",
-            (now, delivery),
+            (due_at, delivery),
         ).fetchone()
         if row is not None:
             change.hints.add(row["destination"])
 
 
-def _begun(db: sqlite3.Connection, row: sqlite3.Row) -> Begun:
+def _begun(db: sqlite3.Connection, row: sqlite3.Row, times: Timeline) -> Begun:
     item_row = db.execute(
         f"SELECT {ITEM_COLUMNS}, items.payload FROM items WHERE seq = ?",  # noqa: S608
         (row["item"],),
     ).fetchone()
     return Begun(
         item=item_from(item_row, item_row["payload"]),
-        delivery=delivery_from(row, item_row["id"]),
+        delivery=delivery_from(row, item_row["id"], times),
         steps=steps_of(db, row["id"]),
         incident=incident_of(db, row["incident"]),
     )

@@ -41,6 +41,7 @@ def create_deliveries(
     if not orders:
         return
     row = change.db.execute("SELECT kind, held FROM items WHERE seq = ?", (item,)).fetchone()
+    steady, due_at = change.times.steady(now), change.times.due(now)
     known = {order.incident: known_of(change.db, order.incident) for order in orders if order.needs}
     for order in orders:
         is_waiting = order.needs and order.incident
@@ -59,8 +60,8 @@ def create_deliveries(
                 order.rule,
                 int(order.priority),
                 now,
-                now,
-                now,
+                steady,
+                due_at,
                 to_json(dict(order.arguments)),
                 orders_to_json(order.then),
                 to_json(dict(parent_receipt or {})),
@@ -119,14 +120,19 @@ def set_item_state(change: Change, item: int, state: State, *, reason: str = "",
     row = change.db.execute("SELECT state, kind, source FROM items WHERE seq = ?", (item,)).fetchone()
     if row["state"] != state:
         change.db.execute(
-            "UPDATE items SET state = ?, reason = ?, ended_at = ? WHERE seq = ?",
-            (state, reason, None if state in (State.PENDING, State.UNCLAIMED) else now, item),
+            "UPDATE items SET state = ?, reason = ?, ended_at = ?, ended_steady = ? WHERE seq = ?",
+            (state, reason, *_ended(change, state, now), item),
         )
         change.count(row["state"], -1)
         change.count(state, 1)
     if state is State.DELIVERED and row["kind"] == Kind.MEDIA and row["source"] not in change.collected:
         free_content(change, item)
     return state
+
+
+def _ended(change: Change, state: State, now: float) -> tuple[float | None, float | None]:
+    """When, by the wall clock and in steady time."""
+    return (None, None) if state in (State.PENDING, State.UNCLAIMED) else (now, change.times.steady(now))
 
 
 def free_content(change: Change, item: int) -> int:

@@ -1,49 +1,84 @@
-"""Times follow the clock that they were read from: when it is set, the spans of incidents and the arrival of media move
-along.
+"""Where steady time is kept, and what follows the wall clock when that is set: the spans of incidents.
 
-Promises: what was read since this start of the machine follows the clock, also if it was set while relayd did not run;
-following twice changes nothing. What an earlier start left is compared with the clock of today only where that can be
-believed, so no incident stays open for years, and no press is taken for part of one that may be long over.
+Promises: the writer looks at the clock before each commit, so whatever a commit decides it decides by the clock as it
+is. What was read since this start of the machine follows it, also if it was set while relayd did not run. What an
+earlier start left is compared with the clock of today only where that can be believed, so no incident stays open for
+years, and no press is taken for part of one that may be long over. Following costs the same however much waits:
+ages and waits are in steady time (see `timeline.py`), which nothing moves.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from relayd import clock
 from relayd.clock import Stamp
 from relayd.model import Incident
-from relayd.spool.change import Change
+from relayd.spool.change import CLOCK, Change
 from relayd.spool.rows import incident_from, to_json
+from relayd.spool.timeline import Timeline
 
-ARRIVALS_NOTE = "clock:arrivals"
+NOTE = "clock:timeline"
+REACHED = (CLOCK, "steady_ms")
+"""The counter that says how far steady time had got at the last commit that noted it."""
 WRONG_CLOCK = "the clock that it was opened by was wrong"
 
 
-def follow(change: Change, stamp: Stamp) -> None:
-    """The clock says `stamp` now: what was read from it before it was set moves along."""
-    rows = change.db.execute(
-        "SELECT * FROM incidents WHERE closed_at IS NULL AND boot = ? AND abs(clock_offset - ?) >= ?",
-        (stamp.boot, stamp.offset_seconds, Stamp.SMALLEST_SECONDS),
-    ).fetchall()
+def resume(db: sqlite3.Connection, *, now: float) -> None:
+    """When the spool is opened: steady time goes on, or begins. Writes only after a restart of the machine."""
+    before = read(db)
+    if before is None:
+        _begin(db, now)
+        return
+    times = before.followed(clock.stamp())
+    if times.base_seconds != before.base_seconds:  # else the writer follows, and what was read by the clock with it
+        _note(db, _lifted(db, times))
+
+
+def read(db: sqlite3.Connection) -> Timeline | None:
+    """As noted; None in a spool in which steady time has not begun."""
+    row = db.execute("SELECT value FROM notes WHERE key = ?", (NOTE,)).fetchone()
+    if row is None:
+        return None
+    noted = Timeline(**json.loads(row["value"]))
+    reached = db.execute("SELECT value FROM counters WHERE subject = ? AND name = ?", REACHED).fetchone()
+    seen = noted.seen_steady if reached is None else max(noted.seen_steady, reached["value"] / 1000)
+    return replace(noted, seen_steady=seen)
+
+
+def read_now(db: sqlite3.Connection) -> Timeline:
+    """The same by the clock as it is set now, for who only looks."""
+    noted = read(db)
+    return Timeline() if noted is None else noted.followed(clock.stamp())
+
+
+def follow(change: Change) -> None:
+    """First thing in each commit: if the clock was set, what was read from it before moves along."""
+    stamp = clock.stamp()
+    times = change.times.followed(stamp)
+    if times is change.times:
+        return
+    if times.base_seconds == change.times.base_seconds:
+        change.warn("the clock was set by %+.0f s", times.offset_seconds - change.times.offset_seconds)
+    else:
+        times = _lifted(change.db, times)
+    change.times = times
+    _note(change.db, times)
+    rows = change.db.execute("SELECT * FROM incidents WHERE boot = ?", (stamp.boot,)).fetchall()
     for row in rows:
         incident = following(incident_from(row), row, stamp)
         change.db.execute(
-            "UPDATE incidents SET opened_at = ?, starts_at = ?, ends_at = ?, clock_offset = ?, has_claimed = 0"
-            " WHERE id = ?",
-            (incident.opened_at, incident.starts_at, incident.ends_at, stamp.offset_seconds, incident.id),
+            "UPDATE incidents SET opened_at = ?, starts_at = ?, ends_at = ?, closed_at = ?, clock_offset = ?,"
+            " has_claimed = has_claimed AND closed_at IS NOT NULL WHERE id = ?",
+            (
+                *(incident.opened_at, incident.starts_at, incident.ends_at, incident.closed_at),
+                stamp.offset_seconds,
+                incident.id,
+            ),
         )
-    noted = change.db.execute("SELECT value FROM notes WHERE key = ?", (ARRIVALS_NOTE,)).fetchone()
-    before = None if noted is None else Stamp(**json.loads(noted["value"]))
-    if before is not None and stamp.stepped_seconds(before):
-        _move_arrivals(change, before, stamp)
-    if before is None or before.boot != stamp.boot or stamp.stepped_seconds(before):
-        change.db.execute(
-            "INSERT OR REPLACE INTO notes (key, value) VALUES (?, ?)",
-            (ARRIVALS_NOTE, to_json({"boot": stamp.boot, "offset_seconds": stamp.offset_seconds})),
-        )
+    change.has_incidents |= bool(rows)
 
 
 def following(incident: Incident, row: sqlite3.Row, stamp: Stamp) -> Incident:
@@ -54,6 +89,7 @@ def following(incident: Incident, row: sqlite3.Row, stamp: Stamp) -> Incident:
         opened_at=incident.opened_at + by,
         starts_at=incident.starts_at + by,
         ends_at=incident.ends_at + by,
+        closed_at=None if incident.closed_at is None else incident.closed_at + by,
     )
 
 
@@ -69,17 +105,35 @@ def why_over(incident: Incident, boot: str, *, now: float) -> str | None:
     return None if incident.starts_at <= now else WRONG_CLOCK
 
 
-def _move_arrivals(change: Change, before: Stamp, stamp: Stamp) -> None:
-    """Of media, and of what nobody wanted yet: what an incident may still claim."""
-    by = stamp.stepped_seconds(before)
-    since, until = before.offset_seconds, before.offset_seconds + clock.since_boot() + Stamp.SMALLEST_SECONDS
-    media = "items INDEXED BY items_media", "kind = 'media' AND has_content = 1"
-    unclaimed = (
-        "items INDEXED BY items_kept",
-        "has_content = 1 AND priority = 4 AND state = 'unclaimed' AND kind <> 'media'",
+def _begin(db: sqlite3.Connection, now: float) -> None:
+    """A new spool, one of an older version, or one whose notes were lost: whatever stamps it has are of clocks of which
+    nothing is known, so every age counts from now, and nothing waits."""
+    stamp = clock.stamp()
+    db.execute("BEGIN IMMEDIATE")
+    db.execute("UPDATE items SET taken_steady = ? WHERE has_content = 1", (now,))
+    db.execute("UPDATE items SET ended_steady = ? WHERE ended_at IS NOT NULL", (now,))
+    db.execute("UPDATE incidents SET closed_steady = ? WHERE closed_at IS NOT NULL", (now,))
+    db.execute("UPDATE deliveries SET owed_since = ? WHERE state = 'pending'", (now,))
+    db.execute("UPDATE deliveries SET due_at = ?1 WHERE state = 'pending' AND due_at > ?1", (now,))
+    _note(
+        db,
+        Timeline(
+            boot=stamp.boot,
+            offset_seconds=stamp.offset_seconds,
+            base_seconds=stamp.offset_seconds,
+            seen_steady=clock.now(),
+        ),
     )
-    for what, which in (media, unclaimed):
-        change.db.execute(
-            f"UPDATE {what} SET accepted_at = accepted_at + ? WHERE {which} AND accepted_at BETWEEN ? AND ?",  # noqa: S608
-            (by, since, until),
-        )
+    db.execute("COMMIT")
+
+
+def _lifted(db: sqlite3.Connection, times: Timeline) -> Timeline:
+    last = db.execute(
+        "SELECT max(due_at) FROM deliveries INDEXED BY deliveries_due"
+        " WHERE state = 'pending' AND waits_for = '' AND held = 0"
+    ).fetchone()[0]
+    return times.lifted(last)
+
+
+def _note(db: sqlite3.Connection, times: Timeline) -> None:
+    db.execute("INSERT OR REPLACE INTO notes (key, value) VALUES (?, ?)", (NOTE, to_json(asdict(times))))

@@ -1,19 +1,17 @@
 """Ties items to incidents: open, join, collect, close; and what rules order for an item because it belongs to one.
 
 Promises: which incidents an item belongs to, and what is owed for it there, is decided in the transaction that stores
-the item, so no order of arrival makes a difference; what was there before an incident opened is claimed afterwards,
-page by page, and again after a crash. Nothing is ordered twice for the same item, and what opens an incident at a
-destination is ordered once, however many items join it.
+the item, so no order of arrival makes a difference. Nothing is ordered twice for the same item, and what opens an
+incident at a destination is ordered once, however many items join it. What was there before is for `claiming`.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from relayd import incidents
 from relayd.model import Incident, Item, Opening, Order
 from relayd.rules import likeness
 from relayd.spool import incident_rows
@@ -22,21 +20,14 @@ from relayd.spool.rows import (
     ITEM_COLUMNS,
     delivery_from,
     fields_from,
-    incident_from,
-    item_from,
     names_from,
     names_to_column,
     orders_from_json,
     trouble_from,
     trouble_to_json,
 )
-from relayd.spool.states import add_deliveries, brought_by, create_deliveries, settle
-
-CLAIMED_AT_ONCE = 50
-"""Items that one transaction claims at most: bounds how long an emergency's commit waits behind it."""
-
-OLD_IN_A_ROW = 200
-"""After this many items of a source that are too old for an incident, the ones before them are not looked at."""
+from relayd.spool.states import brought_by, create_deliveries
+from relayd.spool.timeline import Timeline
 
 
 class Ties(Protocol):
@@ -60,9 +51,10 @@ def tie(change: Change, seq: int, item: Item, ties: Ties, *, now: float) -> tupl
                 _tell_refused(change, seq, opening)
         found += [] if incident is None else [incident]
     found += incident_rows.covering(change.db, item)
+    incident_rows.note_clock(change, item)
     belongs_to = list({incident.id: incident for incident in found}.values())
     for incident in belongs_to:
-        _belong(change, incident, seq)
+        belong(change, incident, seq)
     orders = tuple(
         order for order in ties.orders(item, belongs_to) if not (order.opens and is_ordered(change.db, order))
     )
@@ -82,55 +74,8 @@ def _tell_refused(change: Change, seq: int, opening: Opening) -> None:
     change.db.execute("UPDATE items SET trouble = ? WHERE seq = ?", (trouble, seq))
 
 
-def claim(change: Change, incident_id: str, ties: Ties, *, now: float) -> int:
-    """A page of what came before the incident opened and belongs to it; how many items. 0: there is no more, which is
-    remembered."""
-    row = change.db.execute("SELECT * FROM incidents WHERE id = ?", (incident_id,)).fetchone()
-    if row is None:
-        return 0
-    incident = incident_from(row)
-    count = 0
-    for seq in _candidates(change.db, incident):
-        item_row = change.db.execute(
-            f"SELECT {ITEM_COLUMNS}, items.payload FROM items WHERE seq = ?",  # noqa: S608
-            (seq,),
-        ).fetchone()
-        item = item_from(item_row, item_row["payload"])
-        _belong(change, incident, seq)
-        wanted = ties.orders(item, [incident])
-        orders = _missing(change, seq, [one for one in wanted if not (one.opens and is_ordered(change.db, one))])
-        add_deliveries(change, seq, orders, now=now)
-        if orders:
-            settle(change, seq, now=now)
-        count += 1
-        if count >= CLAIMED_AT_ONCE:
-            return count
-    change.db.execute("UPDATE incidents SET has_claimed = 1 WHERE id = ?", (incident_id,))
-    return count
-
-
-def _candidates(db: sqlite3.Connection, incident: Incident) -> Iterator[int]:
-    """Items that belong to it and that it has not claimed yet, newest first."""
-    for source in incident.collect:
-        old = 0
-        rows = db.execute(
-            "SELECT seq, captured_at, accepted_at,"
-            " EXISTS (SELECT 1 FROM incident_items WHERE incident = ? AND item = seq) AS is_claimed"
-            " FROM items INDEXED BY items_source WHERE source = ? AND has_content = 1 ORDER BY seq DESC",
-            (incident.id, source),
-        )
-        for row in rows:
-            if incidents.covers(incident, source, row["captured_at"], row["accepted_at"]):
-                old = 0
-                if not row["is_claimed"]:
-                    yield row["seq"]
-                continue
-            old += row["accepted_at"] < incident.starts_at
-            if old >= OLD_IN_A_ROW:
-                break
-
-
-def _belong(change: Change, incident: Incident, seq: int) -> None:
+def belong(change: Change, incident: Incident, seq: int) -> None:
+    """From now on, if it did not."""
     change.db.execute("INSERT OR IGNORE INTO incident_items (incident, item) VALUES (?, ?)", (incident.id, seq))
 
 
@@ -149,7 +94,7 @@ def is_replaced(db: sqlite3.Connection, delivery: int) -> bool:
     row = db.execute("SELECT * FROM deliveries WHERE id = ? AND opens <> ''", (delivery,)).fetchone()
     if row is None or not row["incident"]:
         return False
-    given_up = delivery_from(row, "")
+    given_up = delivery_from(row, "", Timeline())
     return is_ordered(
         db,
         Order(
@@ -166,7 +111,7 @@ def is_replaced(db: sqlite3.Connection, delivery: int) -> bool:
     )
 
 
-def _missing(change: Change, seq: int, orders: Sequence[Order]) -> list[Order]:
+def missing(change: Change, seq: int, orders: Sequence[Order]) -> list[Order]:
     """Those that the item was not given yet."""
     there = change.db.execute("SELECT * FROM deliveries WHERE item = ?", (seq,)).fetchall()
     return [order for order in orders if not any(_is_alike(row, order) for row in there)]

@@ -10,7 +10,6 @@ import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from relayd.incidents import EARLIEST_BELIEVABLE, LATEST_AHEAD_SECONDS
 from relayd.model import Kind, State
 from relayd.spool import database, incident_rows, tying, waiting
 from relayd.spool.change import Change, destination_subject
@@ -65,6 +64,7 @@ def retry_all(change: Change, destination: str, after: int, *, now: float) -> tu
 def _revive(change: Change, rows: Sequence[sqlite3.Row], now: float) -> int:
     """How many are pending again. What waits for a remote id comes back by itself, if that can come."""
     able = [row for row in rows if row["has_content"]]
+    due_at, owed_since = change.times.due(now), change.times.steady(now)
     for row in able:
         if row["waits_for"]:
             change.touched[row["incident"]] = now
@@ -72,7 +72,9 @@ def _revive(change: Change, rows: Sequence[sqlite3.Row], now: float) -> int:
         if tying.is_replaced(change.db, row["id"]):
             continue  # asked for again since then, or by one of these a moment ago
         move_delivery(change, row, State.PENDING, reason="to be tried again, by hand", now=now)
-        change.db.execute("UPDATE deliveries SET due_at = ?1, owed_since = ?1 WHERE id = ?2", (now, row["id"]))
+        change.db.execute(
+            "UPDATE deliveries SET due_at = ?, owed_since = ? WHERE id = ?", (due_at, owed_since, row["id"])
+        )
         change.hints.add(row["destination"])
     waiting.look_after(change)
     for item in {row["item"] for row in able}:
@@ -109,13 +111,12 @@ def drop(change: Change, item_ids: Sequence[str], *, now: float) -> int:
 
 
 def expire(change: Change, *, now: float, give_up_after: float, min_attempts: int) -> int:
-    """End deliveries that were tried often enough for too long."""
-    _restamp(change, "deliveries", "owed_since", "state = 'pending' AND attempts >= 3", now)
+    """End deliveries that were tried often enough for too long, in steady time."""
     rows = change.db.execute(
         f"SELECT {_DELIVERY}, attempts FROM deliveries INDEXED BY deliveries_old"  # noqa: S608
         " WHERE state = 'pending' AND attempts >= 3 AND attempts >= ? AND owed_since <= ?"
         " ORDER BY owed_since LIMIT ?",
-        (min_attempts, now - give_up_after, AT_ONCE),
+        (min_attempts, change.times.steady(now) - give_up_after, AT_ONCE),
     ).fetchall()
     for row in rows:
         reason = f"given up after {give_up_after / 86400:g} days and {row['attempts']} attempts"
@@ -128,11 +129,11 @@ def expire(change: Change, *, now: float, give_up_after: float, min_attempts: in
 def expire_unclaimed(change: Change, *, now: float, keep_unclaimed: float) -> int:
     """Let go of what no rule wanted and no incident claimed in time; and of what was delivered and stayed for that."""
     rows = change.db.execute(
-        "SELECT seq, accepted_at, trouble FROM items INDEXED BY items_kept WHERE has_content = 1 AND priority = ?"
+        "SELECT seq, taken_steady, trouble FROM items INDEXED BY items_kept WHERE has_content = 1 AND priority = ?"
         " AND state = 'unclaimed' ORDER BY seq LIMIT ?",
         (UNCLAIMED, AT_ONCE),
     ).fetchall()
-    old = [row for row in rows if not _is_young(row, now, keep_unclaimed)]
+    old = _older(rows, change.times.steady(now) - keep_unclaimed)
     for row in old:
         let_go_unclaimed(change, row, now=now)
     return len(old) + _free_delivered(change, now, keep_unclaimed)
@@ -151,32 +152,34 @@ def _free_delivered(change: Change, now: float, keep_seconds: float) -> int:
     if not change.collected:
         return 0
     rows = change.db.execute(
-        "SELECT seq, accepted_at FROM items INDEXED BY items_media WHERE kind = 'media' AND has_content = 1"
+        "SELECT seq, taken_steady FROM items INDEXED BY items_media WHERE kind = 'media' AND has_content = 1"
         " AND state = 'delivered' ORDER BY seq LIMIT ?",
         (AT_ONCE,),
     ).fetchall()
-    old = [row["seq"] for row in rows if not _is_young(row, now, keep_seconds)]
-    for seq in old:
-        free_content(change, seq)
+    old = _older(rows, change.times.steady(now) - keep_seconds)
+    for row in old:
+        free_content(change, row["seq"])
     return len(old)
 
 
-def _is_young(row: sqlite3.Row, now: float, keep_seconds: float) -> bool:
-    return bool(now - keep_seconds < row["accepted_at"] <= now + LATEST_AHEAD_SECONDS)
+def _older(rows: Sequence[sqlite3.Row], taken_before: float) -> list[sqlite3.Row]:
+    """Steady time never goes back, so rows in order of acceptance are in order of age: none that is old is behind more
+    than a page of young ones."""
+    return [row for row in rows if row["taken_steady"] <= taken_before]
 
 
 def purge(change: Change, *, now: float, keep_delivered: float, keep_dead: float) -> int:
     """Forget items that ended long enough ago; the ledger and the counters still know them."""
     count = 0
+    steady = change.times.steady(now)
     for state in State:
         if state is State.PENDING:
             continue
-        _restamp(change, "items", "ended_at", f"state = '{state}' AND ended_at IS NOT NULL", now)
         keep = keep_delivered if state is State.DELIVERED else keep_dead
         rows = change.db.execute(
-            "SELECT seq FROM items INDEXED BY items_ended WHERE state = ? AND ended_at IS NOT NULL AND ended_at <= ?"  # noqa: S608
-            f" AND NOT EXISTS ({_OPENS}) ORDER BY ended_at LIMIT ?",
-            (state, now - keep, AT_ONCE - count),
+            "SELECT seq FROM items INDEXED BY items_ended WHERE state = ? AND ended_steady IS NOT NULL"  # noqa: S608
+            f" AND ended_steady <= ? AND NOT EXISTS ({_OPENS}) ORDER BY ended_steady LIMIT ?",
+            (state, steady - keep, AT_ONCE - count),
         ).fetchall()
         for row in rows:
             _forget(change, row["seq"], state)
@@ -294,15 +297,3 @@ def _forget(change: Change, item: int, state: State) -> None:
 def give_back(change: Change) -> None:
     """Return some of the database's spare pages to the file system."""
     database.give_back(change.db)
-
-
-def _restamp(change: Change, table: str, column: str, condition: str, now: float) -> None:
-    """Stamps that a wrong clock made say nothing about age: those rows are counted as from now."""
-    if now < EARLIEST_BELIEVABLE:
-        return
-    for wrong in (f"{column} < {EARLIEST_BELIEVABLE}", f"{column} > {now + LATEST_AHEAD_SECONDS}"):
-        change.db.execute(
-            f"UPDATE {table} SET {column} = ? WHERE rowid IN"  # noqa: S608 - names from this file
-            f" (SELECT rowid FROM {table} WHERE {condition} AND {wrong} LIMIT {AT_ONCE})",
-            (now,),
-        )

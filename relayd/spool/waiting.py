@@ -120,7 +120,7 @@ class _Look:
             "UPDATE deliveries SET waits_for = ?, due_at = ?, reason = '' WHERE id IN"
             " (SELECT id FROM deliveries INDEXED BY deliveries_waiting WHERE incident = ? AND state = 'pending'"
             " AND waits_for <> '' AND waits_for = ? LIMIT ?) RETURNING destination",
-            (names_to_column(needs), self.now, self.incident, kind, MOVED_AT_ONCE),
+            (names_to_column(needs), self.change.times.due(self.now), self.incident, kind, MOVED_AT_ONCE),
         ).fetchall()
         self.change.hints |= {row["destination"] for row in rows}
         self._go_on_after(len(rows))
@@ -129,7 +129,8 @@ class _Look:
         """What ended because its remote id could not come waits for it again."""
         for delivery in self._move(state, kind, State.PENDING, ""):
             self.change.db.execute(
-                "UPDATE deliveries SET due_at = ?1, owed_since = ?1 WHERE id = ?2", (self.now, delivery)
+                "UPDATE deliveries SET due_at = ?, owed_since = ? WHERE id = ?",
+                (self.change.times.due(self.now), self.change.times.steady(self.now), delivery),
             )
             self.change.touched[self.incident] = self.now  # what it waits for may be known by now
 

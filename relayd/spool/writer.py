@@ -14,13 +14,14 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from relayd.errors import SpoolError, SpoolFull
 from relayd.spool import database
 from relayd.spool.change import Change
+from relayd.spool.timeline import Timeline
 
 log = logging.getLogger("relayd.spool")
 
@@ -33,6 +34,8 @@ GROUP_BYTES = 8 * 2**20
 """No further operation joins a group once its payloads reach this."""
 RIDE_SECONDS = 5.0
 """How long something that only rides along waits for a commit to ride with."""
+REACHED_SECONDS = 10.0
+"""How often a commit that changes something also says how far steady time has got."""
 
 
 @dataclass(slots=True)
@@ -65,10 +68,13 @@ class Writer:
         make_headroom: Callable[[], bool],
         damaged: Callable[[], None],
         finish: Callable[[Change], None] = lambda change: None,
+        follow: Callable[[Change], None] = lambda change: None,
+        times: Timeline | None = None,
     ) -> None:
         """`published` is called in the loop after each commit with the size of the database; `make_headroom` in the
         thread when the disk is full, True if it could free something; `damaged` in the thread when the file is;
-        `finish` in the thread at the end of each operation."""
+        `finish` in the thread at the end of each operation, `follow` at the beginning of each commit. `times` is steady
+        time as it was noted."""
         self._path = path
         self._db = db
         self._wal_limit_bytes = wal_limit_bytes
@@ -76,6 +82,9 @@ class Writer:
         self._make_headroom = make_headroom
         self._damaged = damaged
         self._finish_operation = finish
+        self._follow = follow
+        self.times = times or Timeline()
+        self._noted_reached = -REACHED_SECONDS
         self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._riders: list[_Job] = []
@@ -161,18 +170,26 @@ class Writer:
 
     def _commit(self, group: list[_Job]) -> tuple[list[_End], Change]:
         db = self._db
-        whole = Change(db, self.events_kept, self.collected)
+        whole = Change(db, self.events_kept, self.collected, self.times)
         db.execute("BEGIN IMMEDIATE")
+        self._follow(whole)
+        changes_before = db.total_changes
         ends = [self._attempt(job, whole) for job in group]
+        reached = whole.times.reached()
+        is_worth_noting = db.total_changes != changes_before and reached - self._noted_reached >= REACHED_SECONDS
+        if is_worth_noting:
+            whole.note_time()
         whole.write_counters()
         db.execute("COMMIT")
         self.failed_last = False
+        self.times = replace(whole.times, seen_steady=reached)
+        self._noted_reached = reached if is_worth_noting else self._noted_reached
         return ends, whole
 
     def _attempt(self, job: _Job, whole: Change) -> _End:
         """One operation in its own savepoint. Raises only what spoils the group."""
         db = self._db
-        change = Change(db, whole.events_kept, whole.collected)
+        change = Change(db, whole.events_kept, whole.collected, whole.times)
         db.execute("SAVEPOINT operation")
         try:
             result = job.operation(change)

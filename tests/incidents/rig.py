@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from relayd import clock, destinations
+from relayd import destinations
 from relayd.incidents import remote_names
 from relayd.intake import Intake
 from relayd.model import Capture, Device, Item, Kind, Outcome, Receipt, State
 from relayd.rule_config import RuleConfig
 from relayd.rules import RuleBook, Wires, compile_rules
 from relayd.spool import Begun, DeliveryDetail, Spool
-from tests.spool.rig import NOW, begin
+from tests.spool.rig import NOW, Machine, begin
 
 DEVICE = Device(id="amb-0417", name="Ambulance 417")
 
@@ -53,16 +52,11 @@ def book(*rules: Mapping[str, Any]) -> RuleBook:
     return compile_rules([RuleConfig.model_validate(rule) for rule in rules], WIRES)
 
 
-class Scene:
-    """What happens to one relay. `now` is its wall clock, `boot` the one that counts from boot and is never set."""
+class Scene(Machine):
+    """What happens to one relay."""
 
     def __init__(self, spool: Spool, patch: pytest.MonkeyPatch, *rules: Mapping[str, Any], now: float = NOW) -> None:
-        self.now, self.boot = now, 1000.0
-        self.starts, self.is_synchronized = 1, True
-        patch.setattr(clock, "now", lambda: self.now)
-        patch.setattr(clock, "boot", lambda: f"start {self.starts}")
-        patch.setattr(clock, "synchronization", lambda: clock.Synchronization(self.is_synchronized, None))
-        patch.setattr(time, "clock_gettime", lambda _: self.boot)
+        super().__init__(patch, now)
         self.rules = book(*(rules or (PRESS, MEDIA)))
         self.use(spool)
 
@@ -71,18 +65,9 @@ class Scene:
         self.spool = spool
         self.intake = Intake(spool, self.rules, DEVICE)
 
-    def passes(self, seconds: float) -> None:
-        self.now += seconds
-        self.boot += seconds
-
     def machine_restarts(self, clock_says: float) -> None:
-        """Nobody has told the clock the time yet."""
-        self.starts += 1
-        self.now, self.boot, self.is_synchronized = clock_says, 10.0, False
+        super().machine_restarts(clock_says)
         self.use(self.spool)
-
-    def clock_is_set(self, by_seconds: float) -> None:
-        self.now += by_seconds
 
     async def press(self, button: str = "A", *, pressed: bool = True) -> Item:
         payload = f'{{"pressed": {str(pressed).lower()}, "button": "{button}"}}'.encode()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from relayd import housekeeping
 from relayd.errors import SpoolFull
-from relayd.spool import Spool, check
-from relayd.spool.incident_file import IncidentFile
+from relayd.spool import Spool, check, claiming
+from relayd.spool.change import Change
 from tests.incidents.rig import MEDIA, PRESS, Scene
 from tests.spool.rig import NOW, adds_up, config, opened
 
@@ -131,12 +133,114 @@ async def test_a_step_that_a_full_disk_kept_from_being_noted_is_followed_later(
     scene.clock_is_set(5 * HOUR)
     with monkeypatch.context() as patch:
 
-        async def full(*_: Any) -> None:
-            raise SpoolFull("the disk is full")
+        def full(_: Change) -> None:
+            error = sqlite3.OperationalError("the disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
 
-        patch.setattr(IncidentFile, "follow", full)
+        patch.setattr(scene.spool._engine.writer, "_follow", full)
         with pytest.raises(SpoolFull):
             await scene.look()
     await scene.look()
     assert (await scene.incident()).incident.ends_at == scene.now + 600
     assert scene.spool.counters.open_incidents == 1
+
+
+@pytest.mark.parametrize("step", [2 * HOUR, -2 * HOUR, 60 * 24 * HOUR, 59 * 365 * 24 * HOUR])
+@pytest.mark.parametrize("tidies_first", [True, False])
+async def test_footage_of_seconds_ago_is_claimed_when_the_clock_is_set_between_it_and_the_press(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, step: float, tidies_first: bool
+) -> None:
+    scene = Scene(spool, monkeypatch, now=NOW)
+    photo = await scene.photo()
+    scene.passes(5)
+    scene.clock_is_set(step)
+    if tidies_first:
+        await housekeeping.tidy(spool, config(tmp_path))
+    await scene.press()
+    await scene.look()
+    await housekeeping.tidy(spool, config(tmp_path))
+    assert await scene.actions(photo) == ["room image pending"]
+
+
+@pytest.mark.parametrize("off", [-HOUR, HOUR, 8 * HOUR, 37 * 60, 3 * 24 * HOUR])
+async def test_what_comes_during_an_incident_belongs_to_it_though_its_camera_has_another_time(
+    scene: Scene, off: float
+) -> None:
+    await scene.press()
+    scene.passes(20)
+    assert await scene.actions(await scene.photo(ago=off)) == ["room image pending"]
+
+
+@pytest.mark.parametrize("off", [-HOUR, HOUR, 2 * HOUR])
+async def test_a_camera_that_goes_to_summer_time_is_not_taken_for_one_that_sends_old_pictures(
+    scene: Scene, off: float
+) -> None:
+    await scene.photo("right.jpg")
+    scene.passes(2 * HOUR)
+    await scene.press()
+    scene.passes(20)
+    assert await scene.actions(await scene.photo(ago=off + 5)) == ["room image pending"]
+
+
+async def test_what_a_camera_sends_late_whose_clock_is_right_does_not_belong_to_an_incident_after_it(
+    scene: Scene,
+) -> None:
+    await scene.photo("right.jpg")
+    scene.passes(2 * HOUR)
+    await scene.press()
+    scene.passes(20)
+    assert await scene.actions(await scene.photo(ago=1.5 * HOUR)) == []
+
+
+async def test_a_late_picture_of_an_incident_that_is_over_finds_it_though_the_clock_was_set(scene: Scene) -> None:
+    await scene.press()
+    scene.passes(601)
+    await scene.look()
+    scene.clock_is_set(60 * 24 * HOUR)
+    await scene.look()
+    assert await scene.actions(await scene.photo(ago=300)) == ["room image pending"]
+
+
+async def test_a_long_claim_goes_on_where_the_page_before_ended(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claiming, "CLAIMED_AT_ONCE", 3)
+    monkeypatch.setattr(claiming, "LOOKED_AT_ONCE", 4)
+    photos = [await scene.photo(f"{number}.jpg") for number in range(11)]
+    await scene.press()
+    incident = (await scene.incident()).incident.id
+    page, counts, starts = None, [], []
+    while True:
+        count, page = await scene.spool.incidents.claim(
+            incident, scene.intake.collector.rules, now=scene.now, page=page
+        )
+        counts.append(count)
+        if page is None:
+            break
+        starts.append(page.before)
+    assert sum(counts) == len(photos)
+    assert starts == sorted(set(starts), reverse=True)
+    assert await scene.spool.incidents.claiming() == []
+    assert {action for photo in photos for action in await scene.actions(photo)} == {"room image pending"}
+
+
+async def test_a_claim_begins_anew_when_the_incident_has_grown_meanwhile(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wider = {**PRESS, "name": "wider", "when": "payload.button == 'A'"}
+    wider["incident"] = {"key": "panic-A", "collect": ["front", "rear"], "before": "60s", "after": "10m"}
+    narrow = {**PRESS, "name": "narrow", "when": "payload.button == 'B'"}
+    narrow["incident"] = {"key": "panic-A", "collect": ["front"], "before": "60s", "after": "10m"}
+    media = {**MEDIA, "from": ["front", "rear"]}
+    monkeypatch.setattr(claiming, "CLAIMED_AT_ONCE", 2)
+    scene = Scene(spool, monkeypatch, narrow, wider, media)
+    for number in range(3):
+        await scene.photo(f"{number}.jpg")
+    rear = await scene.photo("rear.jpg", source="rear")
+    await scene.press("B")
+    incident, rules = (await scene.incident()).incident.id, scene.intake.collector.rules
+    _, page = await spool.incidents.claim(incident, rules, now=scene.now)
+    assert page is not None
+    await scene.press("A")
+    while page is not None:
+        _, page = await spool.incidents.claim(incident, rules, now=scene.now, page=page)
+    assert await scene.actions(rear) == ["room image pending"]

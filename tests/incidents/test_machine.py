@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
+from relayd.incidents import AGREEING_SECONDS, RIGHT_FOR_SECONDS
 from relayd.model import Delivery, Item, Outcome, State
 from relayd.spool import Spool, check
 from tests.incidents.rig import CLEAR, IMAGE, MEDIA, PRESS, REPORT, Scene
@@ -37,7 +38,8 @@ class IncidentMachine(RuleBasedStateMachine):
             self.spool, self.patch, PRESS | {"deliver": [REPORT, CHAT]}, MEDIA | {"deliver": [IMAGE]}, CLEAR
         )
         self.presses: list[Item] = []
-        self.photos: list[tuple[Item, float]] = []
+        self.photos: list[tuple[Item, float, bool]] = []
+        self.agreed_at: float | None = None
         self.reports: dict[str, list[int]] = {}
         self.sent: list[tuple[str, str, int]] = []
         self.numbers = 100
@@ -56,7 +58,9 @@ class IncidentMachine(RuleBasedStateMachine):
     @rule(ago=st.sampled_from([0.0, 5.0, 50.0, 300.0, 2000.0]))
     def photo(self, ago: float) -> None:
         moment = self.scene.now - ago
-        self.photos.append((self.run(self.scene.photo(f"{len(self.photos)}.jpg", ago=ago)), moment))
+        is_clock_right = self.agreed_at is not None and self.scene.now - self.agreed_at <= RIGHT_FOR_SECONDS
+        self.photos.append((self.run(self.scene.photo(f"{len(self.photos)}.jpg", ago=ago)), moment, is_clock_right))
+        self.agreed_at = self.scene.now if ago <= AGREEING_SECONDS else self.agreed_at
 
     @rule(seconds=st.sampled_from([1.0, 30.0, 200.0, 700.0]))
     def time_passes(self, seconds: float) -> None:
@@ -138,12 +142,13 @@ class IncidentMachine(RuleBasedStateMachine):
             if incident.id in number_of:
                 assert incident.remote == {"room": {"report_id": number_of[incident.id]}}
         images = {(item, number) for item, action, number in self.sent if action == "image"}
-        for item, moment in self.photos:
+        for item, moment, is_clock_right in self.photos:
             for incident in incidents.values():
                 is_within = incident.starts_at <= moment <= incident.ends_at
                 was_there = incident.starts_at <= item.accepted_at <= incident.opened_at
                 if incident.id in number_of:
-                    assert ((item.id, number_of[incident.id]) in images) == (is_within or was_there)
+                    came = incident.opened_at <= item.accepted_at <= incident.ends_at and not is_clock_right
+                    assert ((item.id, number_of[incident.id]) in images) == (is_within or was_there or came)
         chats = {item for item, action, _ in self.sent if action == "message"}
         for press in self.presses:
             line = next(one for one in self.deliveries(press) if one.action == "message")

@@ -12,6 +12,9 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from relayd import clock
 from relayd.model import Capture, Kind, OpenFile, Order, Origin, Priority, State
 from relayd.spool import Begun, Spool, SpoolConfig, database
 from tests.patience import PATIENT_SECONDS
@@ -38,6 +41,7 @@ async def opened(config: SpoolConfig, now: float = NOW) -> AsyncIterator[Spool]:
 BEFORE = {
     "deliveries_due": "CREATE INDEX deliveries_due ON deliveries (destination, priority, due_at)"
     " WHERE state = 'pending'",
+    "items_ended": "CREATE INDEX items_ended ON items (state, ended_at) WHERE ended_at IS NOT NULL",
     "deliveries_newest": "CREATE INDEX deliveries_newest ON deliveries (destination, priority, item)"
     " WHERE state = 'pending' AND waits_for = '' AND lane = 1",
     "deliveries_untried": "CREATE INDEX deliveries_untried ON deliveries (destination, id)"
@@ -62,6 +66,31 @@ def to_first_shape(db: sqlite3.Connection) -> None:
         for name in re.findall(r"DROP INDEX (\w+)", step.sql):
             db.execute(BEFORE[name])
     db.execute("PRAGMA user_version = 1")
+
+
+class Machine:
+    """The clocks of one machine, walked through by a test: `now` is the wall clock, `boot` the one that counts from the
+    start and is never set."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, now: float = NOW) -> None:
+        self.now, self.boot = now, 1000.0
+        self.starts, self.is_synchronized = 1, True
+        patch.setattr(clock, "now", lambda: self.now)
+        patch.setattr(clock, "boot", lambda: f"start {self.starts}")
+        patch.setattr(clock, "synchronization", lambda: clock.Synchronization(self.is_synchronized, None))
+        patch.setattr(clock, "since_boot", lambda: self.boot)
+
+    def passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.boot += seconds
+
+    def machine_restarts(self, clock_says: float) -> None:
+        """Nobody has told the clock the time yet."""
+        self.starts += 1
+        self.now, self.boot, self.is_synchronized = clock_says, 10.0, False
+
+    def clock_is_set(self, by_seconds: float) -> None:
+        self.now += by_seconds
 
 
 def message(payload: bytes = b"{}", *, source: str = "panic", kind: Kind = Kind.MESSAGE) -> Capture:

@@ -49,24 +49,6 @@ async def test_more_attempts_can_be_asked_for(tmp_path: Path) -> None:
         assert await spool.expire(now=NOW + 100 * DAY, give_up_after=30 * DAY, min_attempts=4) == 1
 
 
-async def test_an_item_taken_while_the_clock_said_1970_is_not_old_when_the_clock_is_set(tmp_path: Path) -> None:
-    async with opened(config(tmp_path)) as spool:
-        item = await tried(spool, 5, now=100.0)
-        assert await spool.expire(now=NOW, give_up_after=30 * DAY) == 0
-        assert await spool.expire(now=NOW + 29 * DAY, give_up_after=30 * DAY) == 0
-        assert await spool.expire(now=NOW + 30 * DAY, give_up_after=30 * DAY) == 1
-        assert (await detail_of(spool, item)).item.accepted_at == 100.0
-
-
-async def test_stamps_from_the_future_do_not_keep_rows_for_ever(tmp_path: Path) -> None:
-    async with opened(config(tmp_path)) as spool:
-        await spool.put(message(), [order()], now=NOW + 1000 * DAY)
-        it = await begun(spool, now=NOW + 1000 * DAY)
-        await spool.record_delivered(it.delivery.id, Receipt(proof=""), now=NOW + 1000 * DAY)
-        assert await spool.purge(now=NOW, keep_delivered=DAY, keep_dead=DAY) == 0
-        assert await spool.purge(now=NOW + DAY + 1, keep_delivered=DAY, keep_dead=DAY) == 1
-
-
 async def test_a_clock_at_1970_purges_nothing(tmp_path: Path) -> None:
     async with opened(config(tmp_path)) as spool:
         await spool.put(message(), [order()], now=NOW)
