@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ValidationError
 
 from relayd import rendering
-from relayd.cage import TemplateError
 from relayd.errors import Rejected, WrongRequest
 from relayd.files import printable
 from relayd.model import Delivery, Device, Fields, Incident, Item
+from relayd.template_budget import TemplateError
 from relayd.templates import is_template
 
 

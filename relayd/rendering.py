@@ -10,9 +10,9 @@ from dataclasses import asdict
 from typing import Any
 
 from relayd import incidents, jsontext
-from relayd.cage import TemplateError
 from relayd.clock import rfc3339
 from relayd.model import JSON, Device, Fields, Incident, Item, Kind, Location
+from relayd.template_budget import TemplateError
 from relayd.templates import fill_in
 
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from relayd import incidents
-from relayd.cage import TemplateError
 from relayd.model import JSON, Device, Incident, Item, Location, Opening, Order, Priority
 from relayd.rendering import context
 from relayd.rule_config import INCIDENT_FIELDS, OWN_HEALTH, DeliverConfig, IncidentConfig, RuleConfig
+from relayd.template_budget import TemplateError
 from relayd.templates import fields_needed, fill_in, is_true, mentions, named_within
 
 

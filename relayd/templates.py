@@ -1,8 +1,8 @@
 """Jinja2 in a cage: the texts and conditions that a technician writes into the configuration.
 
 Promises: data (payloads, file names, receipts) is never read as a template. Only listed filters and methods exist;
-there is no import, macro, assignment or loop in a loop; the length of a template, the size of what comes out and every
-growing operation are bounded. What is missing is an error in words, never an empty text.
+there is no import, macro, assignment or loop in a loop; the length of a template, the size of what comes out and what
+is handled on the way are bounded. What is missing is an error in words, never an empty text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import jinja2
 from jinja2 import meta, nodes
 from jinja2.parser import Parser
 
-from relayd.cage import ENVIRONMENT, LONGEST_TEXT, TemplateError
+from relayd.cage import ENVIRONMENT
+from relayd.template_budget import LONGEST_TEXT, TemplateError, budgeted
 
 LONGEST_TEMPLATE = 4_096
 Known = Mapping[str, frozenset[str] | None]
@@ -40,7 +41,16 @@ _FORBIDDEN: dict[type[nodes.Node], str] = {
     nodes.Extends: "{% extends %} is not available",
     nodes.Block: "{% block %} is not available",
 }
-_FAILURES = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError, MemoryError)
+_FAILURES = (
+    ArithmeticError,
+    AssertionError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    RuntimeError,
+    MemoryError,
+)
 _GUARDS = frozenset({"default", "d", "defined", "undefined"})
 _MARKS = re.compile(r"\{\{|\{%|\{#")
 
@@ -115,11 +125,12 @@ def fill_in(text: str, context: Context) -> str:
     pieces: list[str] = []
     size = 0
     try:
-        for piece in _compiled_text(text).generate(context):
-            size += len(piece)
-            if size > LONGEST_TEXT:
-                raise TemplateError(f"the text becomes longer than {LONGEST_TEXT} characters")
-            pieces.append(piece)
+        with budgeted():
+            for piece in _compiled_text(text).generate(context):
+                size += len(piece)
+                if size > LONGEST_TEXT:
+                    raise TemplateError(f"the text becomes longer than {LONGEST_TEXT} characters")
+                pieces.append(piece)
     except jinja2.TemplateError as error:
         raise TemplateError(_clipped(error.message or type(error).__name__)) from None
     except _FAILURES as error:
@@ -131,7 +142,8 @@ def fill_in(text: str, context: Context) -> str:
 def is_true(text: str, context: Context) -> bool:
     """Whether the expression `text` holds. Raises TemplateError, also where a value it needs is missing."""
     try:
-        return bool(_compiled_condition(text)(**context))
+        with budgeted():
+            return bool(_compiled_condition(text)(**context))
     except jinja2.TemplateError as error:
         raise TemplateError(_clipped(error.message or type(error).__name__)) from None
     except _FAILURES as error:
@@ -184,7 +196,8 @@ def _inspected(text: str, parse: Callable[[], nodes.Template]) -> nodes.Template
 
 def _compiled(make: Callable[[], T]) -> T:
     try:
-        return make()
+        with budgeted():
+            return make()
     except jinja2.TemplateSyntaxError as error:
         raise TemplateError(_syntax_words(error)) from None
     except (RecursionError, MemoryError, SyntaxError):

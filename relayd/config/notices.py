@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from relayd import __version__, destinations
-from relayd.cage import TemplateError
 from relayd.config.locate import Path
 from relayd.config.reading import Sections
 from relayd.incidents import is_dispensable
 from relayd.rule_config import DeliverConfig
+from relayd.template_budget import TemplateError
 from relayd.templates import fields_used
 
 Notice = tuple[Path, str]

@@ -18,7 +18,6 @@ import pydantic
 from relayd import clock, destinations, incidents, mediatype, rendering, rules
 from relayd.arguments import with_defaults
 from relayd.broker_filters import matches
-from relayd.cage import TemplateError
 from relayd.config.sections import Config, wires_of
 from relayd.config.words import plain, words_of
 from relayd.errors import RelaydError
@@ -29,6 +28,7 @@ from relayd.rule_config import OWN_HEALTH
 from relayd.sources.folder_config import FolderConfig, zone_of
 from relayd.sources.name_pattern import NamePattern, captured_at
 from relayd.sources.topic_config import TopicConfig
+from relayd.template_budget import TemplateError
 from relayd.templates import did_you_mean
 
 ID_LATER = "<id>"

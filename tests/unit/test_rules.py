@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from relayd.cage import TemplateError
 from relayd.model import JSON, Device, Item, Kind, Location, Priority
 from relayd.rendering import context, render
 from relayd.rule_config import RuleConfig
 from relayd.rules import RuleBook, compile_rules
+from relayd.template_budget import TemplateError
 
 DEVICE = Device(id="amb-0417", name="Ambulance 417", site="odense", location=Location(latitude=55.4, longitude=10.4))
 

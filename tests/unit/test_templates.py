@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import resource
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relayd.cage import LONGEST_TEXT, TemplateError
+from relayd.cage import ENVIRONMENT
+from relayd.template_budget import LONGEST_TEXT, TemplateError
 from relayd.templates import (
     LONGEST_TEMPLATE,
     Known,
@@ -109,6 +112,21 @@ BOMBS = [
     "{{ item.name | center(10 ** 9) }}",
     "{{ '{:>1000000000}'.format(1) }}",
     "{{ lipsum(n=100000) }}",
+    "{{ 1|round(100000000, 'ceil') }}",
+    "{{ 1.5|round(-100000000, 'floor') }}",
+    "{{ ['a' * 60000] * 60000 }}",
+    "{{ (['a' * 60000] * 60000) | string }}",
+    "{{ [['a' * 60000] * 60] * 1000 | length }}",
+    "{{ [[1] * 60000, [2] * 60000] | sum(start=[]) }}",
+    "{{ ([[1] * 60] * 1000) | sum(start=[]) }}",
+    "{% for i in range(1000) %}{{ (item.name * 6000) | upper | lower | length }}{% endfor %}",
+    "{% for i in range(1000) %}{% if 'x' in item.name * 60000 %}{% endif %}{% endfor %}",
+    "{% for i in range(1000) %}{% if [1] * 6000 == [1] * 6000 %}{% endif %}{% endfor %}",
+    "{% for i in range(1000) %}{{ ('a' * 60000)[::-1] | length }}{% endfor %}",
+    "{{ range(1000) | map('string') | map('center', 10 ** 6) | list }}",
+    "{{ range(1000) | map('round', 10 ** 9) | list }}",
+    "{{ ('9' * 4000) | int ** 64 }}",
+    "{{ ('f' * 60000) | int(base=16) * 7 }}",
 ]
 ESCAPES = [
     "{{ item.__class__ }}",
@@ -132,6 +150,60 @@ ESCAPES = [
 def test_nothing_grows_past_its_limit(text: str) -> None:
     with pytest.raises(TemplateError):
         fill_in(text, SEEN)
+
+
+LARGE = {
+    "item": {"name": "a" * 250, "size": 10**9},
+    "payload": {
+        "list": list(range(100_000)),
+        "text": "ab" * 250_000,
+        "deep": [[["x"] * 50] * 50] * 20,
+        "a": {"b": [1.5, None, True, "1" * 4000]},
+    },
+}
+"""A message that is as large as a broker may send one."""
+_NAMES = st.sampled_from(
+    ["payload.list", "payload.text", "payload.deep", "payload.a", "payload.a.b", "payload", "item.name", "item.size"]
+)
+_NUMBERS = st.sampled_from(["0", "1", "-1", "3", "1.5", "64", "999", "60000", "100000000", "10**9", "2**64"])
+_FILTER = st.sampled_from(sorted(name for name in ENVIRONMENT.filters if name.isidentifier()))
+
+
+def _larger(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    operators = st.sampled_from(["+", "-", "*", "/", "//", "%", "**", "~", "==", "<", "in", "and", "or", "if"])
+    ends = {"if": " else 0"}
+    return st.one_of(
+        st.builds(lambda a, o, b: f"({a} {o} {b}{ends.get(o, '')})", inner, operators, inner),
+        st.builds(lambda a, f: f"({a}|{f})", inner, _FILTER),
+        st.builds(lambda a, f, b: f"({a}|{f}({b}))", inner, _FILTER, inner),
+        st.builds(lambda a, f, b, c: f"({a}|{f}({b}, {c}))", inner, _FILTER, inner, inner),
+        st.builds(lambda a, f, b: f"({a}|map('{f}', {b})|list)", inner, _FILTER, inner),
+        st.builds(lambda a, b, c: f"{a}[{b}:{c}]", inner, inner, inner),
+        st.builds(lambda a, b: f"[{a}, {b}]", inner, inner),
+        st.builds(lambda a, b: f"{a}.split({b})", inner, inner),
+    )
+
+
+EXPRESSIONS = st.recursive(st.one_of(_NAMES, _NUMBERS, st.just("'a'"), st.just("range(1000)")), _larger, max_leaves=12)
+
+
+@given(EXPRESSIONS, st.booleans())
+@settings(max_examples=60)
+def test_no_expression_over_a_large_message_takes_more_than_a_bounded_time_and_memory(text: str, loops: bool) -> None:
+    written = f"{{% for i in payload.list %}}{{{{ {text} }}}}{{% endfor %}}" if loops else f"{{{{ {text} }}}}"
+    begun, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with contextlib.suppress(TemplateError):
+        fill_in(written, LARGE)
+    assert time.process_time() - begun < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
+
+
+@pytest.mark.parametrize(
+    "condition",
+    ["payload.list|length > 10", "'ba' in payload.text", "payload.text|lower|length == 500000", "5 in payload.list"],
+)
+def test_a_large_message_can_be_looked_through(condition: str) -> None:
+    assert is_true(condition, LARGE)
 
 
 @pytest.mark.parametrize("text", ESCAPES)
