@@ -22,8 +22,8 @@ from pathlib import Path
 
 from relayd import clock
 from relayd.model import Priority
-from relayd.spool import Spool, SpoolConfig, counting, database
-from relayd.spool.delivering import Wanted, pick
+from relayd.spool import Spool, SpoolConfig, counting, database, timekeeping
+from relayd.spool.picking import Wanted, pick
 from relayd.spool.rows import new_id
 
 LIMIT_RATIO = 1.3
@@ -72,6 +72,7 @@ def filled(path: Path, number: int) -> SpoolConfig:
             [("api",), ("nas",), ("mqtt",)],
         )
         db.execute("COMMIT")
+        timekeeping.resume(db, now=clock.now())  # as its first start would
     return config
 
 

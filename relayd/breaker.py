@@ -46,6 +46,7 @@ class Breaker:
         self._failures_in_a_row = 0
         self._probe: int | None = None
         self._failed_probe: int | None = None
+        self._was_anybody_there = True
         self._wake_within: float | None = None
 
     # --- before an attempt
@@ -61,7 +62,7 @@ class Breaker:
 
     @property
     def shunned(self) -> frozenset[int]:
-        """What should not be the next probe, if there is anything else."""
+        """What should not be the next probe, if there is anything else. Where nobody was there, it was not the item."""
         return frozenset() if self.pause is None or self._failed_probe is None else frozenset({self._failed_probe})
 
     def began(self, delivery_id: int, *, is_probe: bool) -> None:
@@ -96,6 +97,7 @@ class Breaker:
             self.answered()
             return
         self._failures_in_a_row += 1
+        self._was_anybody_there = not verdict.is_unreachable
         if verdict.pauses or self.pause is not None or self._failures_in_a_row >= BREAKER_FAILURES:
             self._rest(verdict, is_probe=self._probe == delivery_id)
 
@@ -129,7 +131,7 @@ class Breaker:
     def ended(self, delivery_id: int) -> None:
         """This one is not out any more, whatever came of it."""
         if self._probe == delivery_id:
-            self._failed_probe, self._probe = self._probe, None
+            self._failed_probe, self._probe = self._probe if self._was_anybody_there else None, None
 
     def owed_nothing(self) -> None:
         """What its destination was owed has expired or was dropped: nothing will probe it, so nothing is known of it

@@ -20,6 +20,7 @@ from relayd.errors import (
     TooLate,
     TryAgain,
     Unavailable,
+    Unreachable,
 )
 from relayd.model import Outcome, State
 
@@ -55,7 +56,8 @@ class Verdict:
     `delay_seconds` where that is set), forgetting the step `forget_from` and later ones. For the destination: `pauses`,
     with `retry_after_seconds` as the server's wish (bounded), and whether it `is_fault` that a person has to mend
     (`is_hang`: or that ends by itself).
-    `counts_as_failure` feeds the breaker. `is_unexpected` asks for a traceback in the log, once.
+    `counts_as_failure` feeds the breaker. `is_unexpected` asks for a traceback in the log, once;
+    `is_unreachable` says that nobody was there, whatever the item.
     """
 
     outcome: Outcome
@@ -70,6 +72,7 @@ class Verdict:
     is_hang: bool = False
     counts_as_failure: bool = False
     is_unexpected: bool = False
+    is_unreachable: bool = False
 
 
 def judge(error: Exception, *, attempts: int, backoff: Backoff) -> Verdict:
@@ -87,6 +90,7 @@ def judge(error: Exception, *, attempts: int, backoff: Backoff) -> Verdict:
                 is_fault=isinstance(error, LoginRefused | Hangs),
                 is_hang=isinstance(error, Hangs),
                 counts_as_failure=True,
+                is_unreachable=isinstance(error, Unreachable),
             )
         case NotReady():
             wait = _bounded(error.retry_after_seconds, backoff)

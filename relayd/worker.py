@@ -33,7 +33,8 @@ TRIES_WORTH_A_LINE = frozenset({1, 10, 100, 1000})
 """Which failed tries of one delivery are logged; all of them are on record in the spool."""
 
 BACKLOG_TURN = 8
-"""Every so many deliveries the least urgent one goes first, unless there is an emergency: its guaranteed share."""
+"""Every so many deliveries one turn goes round, unless there is an emergency: half of these turns are the guaranteed
+share of the least urgent, the others that of everything else that would have to wait."""
 
 EMERGENCY_EVERY_SECONDS = 1.0
 """During a pause new emergencies are tried this often at most: a flood of them is no storm on a server that is down."""
@@ -199,6 +200,7 @@ class Worker:
     async def _begin_excluding(
         self, exclude: set[int], least_urgent: Priority, *, probe: bool, is_untried: bool = False
     ) -> Begun | None:
+        round_number, place = divmod(self._begun, BACKLOG_TURN)
         return await self._spool.begin(
             self.name,
             now=clock.now(),
@@ -207,7 +209,7 @@ class Worker:
             exclude=exclude,
             probe=probe,
             least_urgent=least_urgent,
-            backlog_turn=not probe and self._begun % BACKLOG_TURN == BACKLOG_TURN - 1,
+            backlog_turn=round_number + 1 if place == BACKLOG_TURN - 1 and not probe else 0,
             untried_emergency=is_untried,
         )
 

@@ -1,6 +1,6 @@
-"""Operations of the way out: pick and charge, keep steps, record how it ended.
+"""Operations of the way out: charge what was picked, keep steps, record how it ended.
 
-Promises: picking is a seek in an index, whatever the backlog; a charge is committed before the try, so a crash leaves a
+Promises: a charge is committed before the try, so a crash leaves a
 delivery that is simply due later. Recording an end twice changes nothing; a proven delivery counts even if it was given
 up meanwhile.
 """
@@ -8,11 +8,12 @@ up meanwhile.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 
 from relayd.model import Incident, Kind, Outcome, Priority, Receipt, State
 from relayd.spool.change import Change, destination_subject
+from relayd.spool.picking import Wanted, pick
 from relayd.spool.records import Begun, Step
 from relayd.spool.rows import (
     ITEM_COLUMNS,
@@ -25,7 +26,6 @@ from relayd.spool.rows import (
 )
 from relayd.spool.states import (
     LANES,
-    MEDIA_LANE,
     add_deliveries,
     free_content,
     move_delivery,
@@ -34,30 +34,11 @@ from relayd.spool.states import (
 from relayd.spool.tying import is_ordered
 from relayd.spool.waiting import give_remote
 
-PROBE_CANDIDATES = 64
 WOKEN = (Outcome.FAILED, Outcome.REWIND, Outcome.STARTED)
 """How the last try of a delivery ended that need not wait any longer when its destination may be back."""
 
-FEW_DUE = 64
 FIRST_KEPT, LAST_KEPT = 5, 50
 """How many attempts of a delivery are kept in detail."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What a worker asks for, `now` as `due_at` has it. A delivery is due when its time has come, or when that is so
-    far off that nothing but a fault can have set it. Nothing less urgent than `least_urgent` is looked at. On the
-    `backlog_turn` only an emergency goes before the least urgent. With `untried_emergency` nothing but an emergency
-    that was never tried is looked for, due or not."""
-
-    destination: str
-    now: float
-    longest_backoff: float
-    exclude: Collection[int]
-    probe: bool = False
-    least_urgent: Priority = Priority.BULK
-    backlog_turn: bool = False
-    untried_emergency: bool = False
 
 
 def begin(
@@ -82,43 +63,6 @@ def begin(
                 continue
         return _charge(change, row, item_row, now, delay)
     return None
-
-
-def pick(db: sqlite3.Connection, wanted: Wanted) -> sqlite3.Row | None:
-    """The row of the delivery to try next: most urgent class first; within it what incidents say, the newest of what
-    they show, then the rest, longest due first."""
-    if wanted.untried_emergency:
-        return _untried_emergency(db, wanted)
-    for priority, lane in _lanes(db, wanted):
-        due = _first_due(db, wanted, priority, lane)
-        if due:
-            return _smallest(db, due) if wanted.probe else due[0]
-    return None
-
-
-def _untried_emergency(db: sqlite3.Connection, wanted: Wanted) -> sqlite3.Row | None:
-    """The oldest; a seek in an index that holds nothing else."""
-    rows = db.execute(
-        "SELECT * FROM deliveries INDEXED BY deliveries_untried WHERE state = 'pending' AND waits_for = '' AND held = 0"
-        " AND priority = 0 AND attempts = 0 AND destination = ? ORDER BY id LIMIT ?",
-        (wanted.destination, len(wanted.exclude) + 1),
-    )
-    return next((row for row in rows if row["id"] not in wanted.exclude), None)
-
-
-def next_due(db: sqlite3.Connection, wanted: Wanted) -> float | None:
-    """When `begin` will have something, None if nothing is owed. Not later than `now` if it has something already."""
-    moments = []
-    for priority, lane in _lanes(db, wanted):
-        if _first_due(db, wanted, priority, lane):
-            return wanted.now
-        later = db.execute(
-            "SELECT id, due_at FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND waits_for = ''"
-            " AND held = 0 AND destination = ? AND priority = ? AND lane = ? ORDER BY due_at LIMIT ?",
-            (wanted.destination, priority, lane, len(wanted.exclude) + 1),
-        )
-        moments += [row["due_at"] for row in later if row["id"] not in wanted.exclude]
-    return min(moments, default=None)
 
 
 def wake(change: Change, *, destination: str, now: float, due_at: float, exclude: Collection[int]) -> int:
@@ -220,79 +164,8 @@ def steps_of(db: sqlite3.Connection, delivery: int) -> dict[str, Step | None]:
     return {row["name"]: step_from(row["result"]) for row in rows}
 
 
-def _lanes(db: sqlite3.Connection, wanted: Wanted) -> Iterator[tuple[int, int]]:
-    """Every priority and lane in which something is owed, in the order in which they are looked at; a seek for each."""
-    found = _urgent_first(db, wanted)
-    if wanted.backlog_turn:  # the least urgent first, but in each the lanes as ever
-        found = iter(sorted(found, key=lambda each: (each[0] != Priority.EMERGENCY, -each[0], each[1])))
-    return found
-
-
-def _urgent_first(db: sqlite3.Connection, wanted: Wanted) -> Iterator[tuple[int, int]]:
-    """From each to the next by a time later than all, else SQLite would read through the whole lane."""
-    priority = lane = -1
-    while True:
-        row = db.execute(
-            "SELECT priority, lane FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND waits_for = ''"
-            " AND held = 0 AND destination = ? AND (priority, lane, due_at) > (?, ?, 9e999)"
-            " ORDER BY priority, lane LIMIT 1",
-            (wanted.destination, priority, lane),
-        ).fetchone()
-        if row is None or row["priority"] > wanted.least_urgent:
-            return
-        priority, lane = row["priority"], row["lane"]
-        yield priority, lane
-
-
-def _first_due(db: sqlite3.Connection, wanted: Wanted, priority: int, lane: int) -> list[sqlite3.Row]:
-    """Up to as many as are asked for; two seeks."""
-    count = PROBE_CANDIDATES if wanted.probe else 1
-    found: list[sqlite3.Row] = []
-    for condition, moment in (("<=", wanted.now), (">", wanted.now + wanted.longest_backoff)):
-        among = (wanted.destination, priority, moment, count + len(wanted.exclude))
-        rows = _newest_due(db, condition, among) if lane == MEDIA_LANE else _longest_due(db, condition, lane, among)
-        found += [row for row in rows if row["id"] not in wanted.exclude]
-        if len(found) >= count:
-            break
-    return found[:count]
-
-
-def _longest_due(
-    db: sqlite3.Connection, condition: str, lane: int, among: tuple[str, int, float, int]
-) -> list[sqlite3.Row]:
-    return db.execute(
-        "SELECT * FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND waits_for = '' AND held = 0"  # noqa: S608
-        f" AND destination = ? AND priority = ? AND lane = {lane} AND due_at {condition} ? ORDER BY due_at LIMIT ?",
-        among,
-    ).fetchall()
-
-
-def _newest_due(db: sqlite3.Connection, condition: str, among: tuple[str, int, float, int]) -> list[sqlite3.Row]:
-    """Of the media of incidents. Where few are due, all of them are read and the newest chosen; only where many are are
-    those looked through that back off and are newer."""
-    count = among[3]
-    few = max(FEW_DUE, count)
-    due = _longest_due(db, condition, MEDIA_LANE, (*among[:3], few))
-    if len(due) < few:
-        return sorted(due, key=lambda row: -row["item"])[:count]
-    return db.execute(
-        "SELECT * FROM deliveries INDEXED BY deliveries_newest WHERE state = 'pending' AND waits_for = '' AND held = 0"  # noqa: S608
-        f" AND destination = ? AND priority = ? AND lane = {MEDIA_LANE} AND due_at {condition} ?"
-        " ORDER BY item DESC LIMIT ?",
-        among,
-    ).fetchall()
-
-
 def _listed(numbers: Iterable[int]) -> str:
     return ", ".join(str(int(number)) for number in numbers)
-
-
-def _smallest(db: sqlite3.Connection, due: list[sqlite3.Row]) -> sqlite3.Row:
-    def size_bytes(row: sqlite3.Row) -> int:
-        size: int = db.execute("SELECT size_bytes FROM items WHERE seq = ?", (row["item"],)).fetchone()[0]
-        return size
-
-    return min(due, key=size_bytes)
 
 
 def _charge(

@@ -17,17 +17,17 @@ from typing import BinaryIO
 
 from relayd import clock
 from relayd.model import Capture, Delivery, Item, Kind, Known, Order, Origin, Outcome, Priority, Receipt, State
-from relayd.spool import accepting, arriving, delivering, lists, siblings, upkeep
+from relayd.spool import accepting, arriving, delivering, lists, picking, siblings, upkeep
 from relayd.spool.change import Change
 from relayd.spool.correspondence import Correspondence
 from relayd.spool.damage import look_for_damage
-from relayd.spool.delivering import Wanted
 from relayd.spool.engine import Engine, Hint
 from relayd.spool.holder import Holder, release_unvouched
 from relayd.spool.incident_file import IncidentFile
 from relayd.spool.limits import Need, SpoolConfig
 from relayd.spool.media import SpoolFolder
 from relayd.spool.opening import open_database
+from relayd.spool.picking import Wanted
 from relayd.spool.records import Begun, Step
 from relayd.spool.sweeping import sweep
 from relayd.spool.tying import Ties
@@ -119,16 +119,17 @@ class Spool(Holder):
         exclude: Collection[int],
         probe: bool,
         least_urgent: Priority = Priority.BULK,
-        backlog_turn: bool = False,
+        backlog_turn: int = 0,
         untried_emergency: bool = False,
     ) -> Begun | None:
         """Pick the delivery to try next and charge it, durably: due again after `delay(attempts)`. None: nothing due.
         Raises SpoolDamaged once damage is known: what came of it might not be kept, and it would be done again.
 
-        `exclude` are ids that are out now. With `probe`: of the most urgent class with work, the smallest of the first.
-        Less urgent ones than `least_urgent` are left alone. On a `backlog_turn` only an emergency goes before the least
-        urgent, so that a backlog gets its share however much urgent work there is. With `untried_emergency` only an
-        emergency that was never tried is begun.
+        `exclude` are ids that are out now. With `probe`: of the most urgent class with work, the smallest of the first,
+        and what is urgent sits out no backoff of its own. Less urgent ones than `least_urgent` are left alone. A turn
+        with a number (`backlog_turn`, from 1) goes round among all others, behind emergencies, so that everybody gets
+        a share however much urgent work there is. With `untried_emergency` only an emergency that was never tried is
+        begun.
         """
         self._engine.vouch()
         wanted = Wanted(
@@ -162,7 +163,7 @@ class Spool(Holder):
             exclude=frozenset(exclude),
             least_urgent=least_urgent,
         )
-        due_at = await self._engine.read(delivering.next_due, wanted)
+        due_at = await self._engine.read(picking.next_due, wanted)
         return None if due_at is None else now + (due_at - due_now)
 
     async def wake(self, destination: str, *, now: float, due_at: float, exclude: Collection[int]) -> int:

@@ -16,6 +16,7 @@ from dataclasses import asdict, replace
 from relayd import clock
 from relayd.clock import Stamp
 from relayd.model import Incident
+from relayd.spool import picking
 from relayd.spool.change import CLOCK, Change
 from relayd.spool.rows import incident_from, to_json
 from relayd.spool.timeline import Timeline
@@ -128,11 +129,7 @@ def _begin(db: sqlite3.Connection, now: float) -> None:
 
 
 def _lifted(db: sqlite3.Connection, times: Timeline) -> Timeline:
-    last = db.execute(
-        "SELECT max(due_at) FROM deliveries INDEXED BY deliveries_due"
-        " WHERE state = 'pending' AND waits_for = '' AND held = 0"
-    ).fetchone()[0]
-    return times.lifted(last)
+    return times.lifted(picking.last_due(db))
 
 
 def _note(db: sqlite3.Connection, times: Timeline) -> None:

@@ -84,6 +84,20 @@ async def test_a_probe_takes_the_smallest_of_the_most_urgent(tmp_path: Path) -> 
         assert (await begun(spool, probe=True)).item.id == small
 
 
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.UNAVAILABLE, Outcome.NOT_READY, None])
+async def test_a_probe_is_no_big_normal_one_while_a_small_urgent_one_backs_off(
+    tmp_path: Path, outcome: Outcome | None
+) -> None:
+    async with opened(config(tmp_path)) as spool:
+        await put(spool, Priority.NORMAL, size=3000)
+        small = await put(spool, Priority.HIGH, size=50)
+        it = await begun(spool, delay=lambda _: 60.0)
+        if outcome is not None:
+            await spool.record_deferred(it.delivery.id, outcome, "", due_at=NOW + 60, now=NOW)
+        found = await begun(spool, probe=True)
+        assert (found.item.id == small) == (outcome is not Outcome.NOT_READY), "it was told how long to wait"
+
+
 async def test_when_the_clock_was_put_back_nothing_waits_for_a_time_far_off(tmp_path: Path) -> None:
     async with opened(config(tmp_path)) as spool:
         item = await put(spool, now=NOW)

@@ -103,6 +103,8 @@ class SpoolMachine(RuleBasedStateMachine):
             for owed in self.owed.values()
             if owed.destination == name and owed.state is State.PENDING and owed.due_at <= self.now
         ]
+        if probe:
+            due += [owed for owed in self.owed.values() if owed not in due and self.backs_off(owed, name)]
         if found is None:
             assert due == []
             return
@@ -116,6 +118,11 @@ class SpoolMachine(RuleBasedStateMachine):
         owed.attempts += 1
         owed.due_at = self.now + 30.0
         assert (found.delivery.attempts, found.delivery.due_at) == (owed.attempts, owed.due_at)
+
+    def backs_off(self, owed: Owed, name: str) -> bool:
+        """Whether it is urgent and would be due but for a try that failed."""
+        is_pending = owed.destination == name and owed.state is State.PENDING
+        return is_pending and owed.priority <= Priority.HIGH and owed.attempts > 0
 
     @precondition(lambda self: self.owed)
     @rule(data=st.data())

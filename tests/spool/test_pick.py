@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from relayd.model import Priority
 from relayd.spool import database
-from relayd.spool.delivering import FEW_DUE, Wanted, next_due, pick
+from relayd.spool.picking import FEW_DUE, Wanted, next_due, pick
 from relayd.spool.states import LANES, MEDIA_LANE
 
 NOW, BACKOFF = 1000.0, 300.0
@@ -67,9 +67,8 @@ def expected(rows: Sequence[Row], wanted: Wanted) -> int | None:
     def order(number: int) -> tuple[float, ...]:
         row = rows[number]
         is_late = row.due_at > wanted.now
-        rank = -row.priority if wanted.backlog_turn and row.priority != Priority.EMERGENCY else row.priority
         within = -number if row.lane == MEDIA_LANE else row.due_at
-        return (row.priority != Priority.EMERGENCY, rank, row.lane, is_late, within)
+        return (row.priority, row.lane, is_late, within)
 
     due = [
         number
@@ -82,9 +81,7 @@ def expected(rows: Sequence[Row], wanted: Wanted) -> int | None:
     return min(due, key=order, default=None)
 
 
-def wish(
-    exclude: frozenset[int] = frozenset(), least: Priority = Priority.BULK, *, backlog_turn: bool = False
-) -> Wanted:
+def wish(exclude: frozenset[int] = frozenset(), least: Priority = Priority.BULK, *, backlog_turn: int = 0) -> Wanted:
     return Wanted(
         destination="api",
         now=NOW,
@@ -104,18 +101,20 @@ ROWS = st.builds(
 )
 
 
+DUE_OR_WAITING = ROWS.filter(lambda row: row.due_at <= NOW + BACKOFF)
+
+
 @settings(deadline=None, max_examples=150)
 @given(
     rows=st.lists(ROWS, max_size=12, unique_by=lambda row: row.due_at),
     exclude=st.frozensets(st.integers(0, 11), max_size=4),
     least=st.sampled_from(list(Priority)),
-    backlog_turn=st.booleans(),
 )
 def test_the_next_one_is_what_a_look_at_every_row_finds(
-    table: Table, rows: list[Row], exclude: frozenset[int], least: Priority, backlog_turn: bool
+    table: Table, rows: list[Row], exclude: frozenset[int], least: Priority
 ) -> None:
     table.fill(rows)
-    wanted = wish(exclude, least, backlog_turn=backlog_turn)
+    wanted = wish(exclude, least)
     found = pick(table.db, wanted)
     assert (None if found is None else found["id"]) == expected(rows, wanted)
     looked_at = [
@@ -147,3 +146,29 @@ def test_media_that_backs_off_costs_a_look_nothing(table: Table) -> None:
         return min(taken)
 
     assert look_seconds(20_000) < 5 * look_seconds(20)
+
+
+@settings(deadline=None, max_examples=60)
+@given(rows=st.lists(DUE_OR_WAITING, max_size=12, unique_by=lambda row: row.due_at))
+def test_nobody_starves_whatever_goes_before(table: Table, rows: list[Row]) -> None:
+    """On the turns of the backlog everybody who has something due is looked at first some time, the oldest of the media
+    of incidents, too; while an emergency is due, only among emergencies; and the least urgent every second time."""
+    table.fill(rows)
+    due = {number: row for number, row in enumerate(rows) if row.is_owed and row.due_at <= NOW}
+    if not due:
+        return
+    has_emergency = any(row.priority == Priority.EMERGENCY for row in due.values())
+    field = {number: row for number, row in due.items() if row.priority == Priority.EMERGENCY or not has_emergency}
+    picked = []
+    for turn in range(1, 2 * 3 * 16 + 1):
+        found = pick(table.db, wish(backlog_turn=turn))
+        assert found is not None
+        picked.append(int(found["id"]))
+    ways = {(row.priority, row.lane) for row in field.values()}
+    assert {(rows[number].priority, rows[number].lane) for number in picked} >= ways - {min(ways)}
+    for priority, lane in ways:
+        if lane == MEDIA_LANE:
+            of_lane = [number for number, row in field.items() if (row.priority, row.lane) == (priority, lane)]
+            assert min(of_lane, key=lambda number: rows[number].due_at) in picked
+    least_urgent = max(row.priority for row in field.values())
+    assert all(rows[number].priority == least_urgent for number in picked[::2])

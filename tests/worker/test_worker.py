@@ -23,6 +23,7 @@ from relayd.errors import (
     TooLate,
     TryAgain,
     Unavailable,
+    Unreachable,
 )
 from relayd.journal import Calm
 from relayd.model import Order, Outcome, Priority, Receipt
@@ -344,6 +345,24 @@ async def test_a_probe_that_fails_lets_another_item_probe_next(it: Stage) -> Non
     await it.put("fine", size_bytes=100)
     it.start(Played("there", chokes))
     await it.until(lambda: it.spool.counters.delivered == 1, "the fine one gets through")
+
+
+async def test_the_first_try_over_a_link_that_is_back_is_the_small_urgent_one(it: Stage) -> None:
+    is_away = True
+
+    async def away(_: Attempt) -> Receipt:
+        if is_away:
+            raise Unreachable("no route")
+        return DONE
+
+    there = Played("there", away)
+    await it.put("picture", order("there", Priority.NORMAL), size_bytes=5_000)
+    await it.put("press", order("there", Priority.HIGH), size_bytes=50)
+    it.start(there, concurrency=1, first="20ms", cap="20ms")
+    await it.until(lambda: len(there.seen) >= 6, "several probes")
+    is_away = False
+    await it.until(lambda: it.spool.counters.delivered == 2, "delivered")
+    assert set(there.seen[:-1]) == {"press"}
 
 
 async def test_the_pause_of_one_destination_is_not_noticed_by_another(it: Stage) -> None:
