@@ -29,6 +29,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from pydantic import Field
+
 from relayd import clock
 from relayd.destinations.base import Attempt, Step
 from relayd.errors import DeliveryError, LoginRefused, NotReady, Rejected, TryAgain
@@ -49,13 +51,22 @@ class DoubtConfig(Section):
     show is sent again. Longer than any gateway in front of it waits for its own answer."""
 
 
+class BudgetConfig(Section):
+    """What the section of a destination has where nobody can look up what a lost answer would have told."""
+
+    most_unknown: int = Field(default=2, ge=0, le=100)
+    """How often at most something is sent again of which nobody can tell whether it came; then a person has to look."""
+    unknown_wait: Duration = written("5m", ge=0)
+    """The first time it is sent again at once, the second time after so long, and each further one so much later."""
+
+
 class NoLook(DeliveryError):
     """The far side cannot be asked whether the effect is there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """How doubts are dealt with. `where` is what a person is told to look at (`the control center`)."""
+    """How doubts are dealt with. `where` and `item` are for the person who is asked to look at `the control center`."""
 
     doubt_wait: float
     on_unknown: Literal["look", "retry", "ask"] = "look"
@@ -63,6 +74,7 @@ class Terms:
     unknown_wait: float = 300.0
     is_absence_certain: bool = True
     where: str = "the destination"
+    item: str = "ID"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,16 +109,16 @@ async def once(
     find: Find | None = None,
     *,
     terms: Terms,
-    facts: Step | None = None,
+    facts: Callable[[], Step] = dict,
     undo: Undo | None = None,
 ) -> Step:
-    """The step `name`: what `send` brought about, in this try or an earlier one."""
+    """The step `name`: what `send` brought about, in this try or an earlier one. `facts` are taken when it is sent."""
 
     async def brought_about() -> Step:
         effect = Once(attempt, terms)
         made = effect.made or await effect.look(find)
         if made is None:
-            made = await effect.send(send, facts)
+            made = await effect.send(send, facts())
         return await effect.settled(made, undo)
 
     return await attempt.step(name, brought_about)
@@ -218,8 +230,8 @@ class Once:
             await self._notebook.note(SENDING, {"is_open": False, "doubts": doubts})
             times = "the answer to an earlier try" if doubts == 1 else f"the answers to {doubts} tries"
             raise Rejected(
-                f"{times} got lost, and nobody can tell what came of it: look at {terms.where}; if nothing is there,"
-                " `relayd retry` this item, if it is, `relayd drop` it"
+                f"{times} got lost, and nobody can tell what came of it: look in {terms.where}; if it is not there,"
+                f" `relayd retry {terms.item}` sends it again, if it is, `relayd drop` it"
             )
         left_seconds = terms.unknown_wait * (unknown - 1) - _passed_seconds(await self._lost_at())
         if left_seconds > 0:

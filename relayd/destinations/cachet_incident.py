@@ -48,7 +48,7 @@ class Telling:
         self._rest = rest
         self._mark = events.mark(me.key)
         self._episode = attempt.key("incident").replace("-", "")[:8]
-        self._once = Once(attempt, Terms(doubt_wait=config.doubt_wait, where="the status page"))
+        self._once = Once(attempt, Terms(doubt_wait=config.doubt_wait))
 
     async def run(self) -> Step:
         """What was brought about: `incident_id` (None: nothing is open), `proof`, and `covers`, the ids of the

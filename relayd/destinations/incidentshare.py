@@ -7,8 +7,8 @@ back where it is certain that nothing happened. A later try that finds the note 
   has not shown it for `look_for`: no file is there twice, unless the site takes longer than that to list it.
 * `sms` and `email` leave a mark in the notes, by which lists show them. A site may not list a link without a file, so
   one that is not found may have been sent all the same; without the mark nothing can be looked up for an email. Then,
-  and where the site does not let one look, `on_unknown` decides: "retry" sends again, and the receipt says that there
-  may be two; "ask" leaves it to a person.
+  and where the site does not let one look, `on_unknown` decides: "retry" sends again, `most_unknown` times at most, and
+  the receipt says that there may be two; "ask" leaves it to a person.
 
 The id of the stream that an sms opens is chosen here, the same for every try: a second message leads to the same
 stream. An email cannot choose; its stream is read from the answer, or from the lists by the mark.
@@ -24,10 +24,11 @@ from pydantic import BaseModel
 
 from relayd import mediatype
 from relayd.destinations import incidentshare_api as api
+from relayd.destinations.at_most_once import LOOK_EVERY_SECONDS, NoLook
 from relayd.destinations.base import Attempt, Destination, Step
 from relayd.destinations.incidentshare_models import EmailArguments, IncidentShareConfig, MediaArguments, SmsArguments
-from relayd.destinations.incidentshare_once import LOOK_EVERY_SECONDS, MOST_LOOKS, Once
-from relayd.destinations.incidentshare_site import FILES, LINKS, REST, NoLook, Site
+from relayd.destinations.incidentshare_once import Once
+from relayd.destinations.incidentshare_site import FILES, LINKS, REST, Site
 from relayd.errors import DeliveryError, LoginRefused, NotReady, Rejected, TryAgain
 from relayd.httpanswer import Answer
 from relayd.model import JSON, Finding, Receipt
@@ -35,6 +36,9 @@ from relayd.s3form import Form
 
 if TYPE_CHECKING:
     from relayd.surroundings import Surroundings
+
+MOST_LOOKS = 5
+"""Looks that show no stream of an email, before one goes on without."""
 
 
 class IncidentShare(Destination):
@@ -97,7 +101,7 @@ class IncidentShare(Destination):
                     return {"stream_id": stream, "id": None, "proof": f"{page.where} lists the file"}
             return None
 
-        return await attempt.step("media", self._once.bring_about, attempt, send, find, True)
+        return await self._once.bring_about(attempt, "media", send, find, is_absence_certain=True)
 
     def _stream(self, attempt: Attempt) -> str:
         """The argument, else the incident's stream, else the device's own."""
@@ -180,7 +184,7 @@ class IncidentShare(Destination):
         async def find(noted: Step, is_last: bool) -> Step | None:
             return await self._find_link(stream, mark, phone, None if is_last else noted)
 
-        return await attempt.step(action, self._once.bring_about, attempt, send, find, False)
+        return await self._once.bring_about(attempt, action, send, find, is_absence_certain=False)
 
     async def _find_link(self, stream: str | None, mark: str, phone: str, noted: Step | None) -> Step | None:
         """The link among those since it was noted; with None among all: one without a file may have no date there."""
@@ -196,9 +200,10 @@ class IncidentShare(Destination):
 
     async def _learn_stream(self, attempt: Attempt) -> Step:
         """Which stream an email has opened, None with a `note` where that cannot be known."""
-        noted = attempt.recall("sending") or {}
-        looks = await attempt.count("unlisted", MOST_LOOKS)
-        is_last = looks >= MOST_LOOKS
+        sending = attempt.recall("sending") or {}
+        facts = sending.get("facts")
+        noted = dict(facts) if isinstance(facts, dict) else sending
+        is_last = await attempt.count("unlisted", MOST_LOOKS) >= MOST_LOOKS
         try:
             found = await self._find_link(None, self._mark(attempt), "", None if is_last else noted)
         except (NoLook, TryAgain, LoginRefused) as error:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from relayd.destinations.at_most_once import BudgetConfig
 from relayd.destinations.base import DestinationConfig
 from relayd.fields import Duration, Secret, Section, written
 from relayd.httpconfig import HttpConfig
@@ -17,7 +18,7 @@ Prefix = Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._-]+)*$", examples=["/wp-j
 StreamId = Annotated[str | None, Field(examples=["{{ receipt.stream_id }}"])]
 
 
-class IncidentShareConfig(HttpConfig, DestinationConfig):
+class IncidentShareConfig(HttpConfig, BudgetConfig, DestinationConfig):
     """A site of IncidentShare, `https://YOUR-SITE.incidentshare.com`."""
 
     type: Literal["incidentshare"]

@@ -13,8 +13,9 @@ from urllib.parse import urlencode
 
 from relayd import httpcheck
 from relayd.destinations import incidentshare_api as api
+from relayd.destinations.at_most_once import NoLook
 from relayd.destinations.incidentshare_models import IncidentShareConfig
-from relayd.errors import DeliveryError, LoginRefused, RelaydError, SecretMissing, TryAgain
+from relayd.errors import DeliveryError, LoginRefused, SecretMissing, TryAgain
 from relayd.httpanswer import Answer, scrubbed
 from relayd.httpclient import HttpClient
 from relayd.httpflow import Body
@@ -28,10 +29,6 @@ FILES = "/v1/media-files"
 MOST_PAGES = 50
 GUESSED_PREFIXES = ("", "/wp-json", "/incidentshare/rest", "/wp-json/incidentshare/rest")
 """Where sites have been thought to serve their paths; tried by `check` alone."""
-
-
-class NoLook(RelaydError):
-    """The site does not show what it has: nothing can be concluded."""
 
 
 class Site:

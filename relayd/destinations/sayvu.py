@@ -2,10 +2,10 @@
 
 Promises: nothing at SayVU is idempotent and nothing can be read back, so a report whose answer is lost is in doubt.
 What is about to be sent is noted first (step `sending`), and taken back where it is certain that nothing happened; a
-later try that finds it in doubt sends the report again (`on_unknown = "retry"`), or leaves the matter to a person
-("ask"). Chat lines (several go in one call) and images are sent again after a lost answer: one may appear twice, none
-is missing. What may have
-been processed in part (MISSING_REPORTER, MISSING_INPUT_DATA) is never repeated by machine.
+later try that finds it in doubt sends the report again (`on_unknown = "retry"`, at most `most_unknown` times), or
+leaves the matter to a person ("ask"). Chat lines (several go in one call) and images are sent again after a lost
+answer: one may appear twice, none is missing. What may have been processed in part (MISSING_REPORTER,
+MISSING_INPUT_DATA) is never repeated by machine.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from relayd import httpcheck, mediatype
 from relayd.destinations import sayvu_api
+from relayd.destinations.at_most_once import Terms, once
 from relayd.destinations.base import Attempt, Destination, Step
 from relayd.destinations.sayvu_chat import Chat
 from relayd.destinations.sayvu_models import (
@@ -30,7 +31,7 @@ from relayd.destinations.sayvu_models import (
     Reporter,
     SayVUConfig,
 )
-from relayd.errors import DeliveryError, LoginRefused, Rejected, SecretMissing
+from relayd.errors import LoginRefused, Rejected, SecretMissing
 from relayd.files import safe_name
 from relayd.httpanswer import Answer
 from relayd.httpclient import HttpClient
@@ -93,7 +94,7 @@ class SayVU(Destination):
         made = attempt.recall("report")
         if made is None:
             body, note = await self._body_of_report(attempt)
-            made = await attempt.step("report", self._open, attempt, body, note)
+            made = await self._open(attempt, body, note)
         return Receipt(
             proof=str(made["proof"]), fields={"report_id": made["report_id"], "public_url": made["public_url"]}
         )
@@ -152,19 +153,28 @@ class SayVU(Destination):
         return sayvu_api.look_up(self._categories, category, subcategory)
 
     async def _open(self, attempt: Attempt, body: bytes, note: str) -> Step:
-        doubts = await self._doubts(attempt)
-        await attempt.note("sending", {"is_open": True, "doubts": doubts})
+        """Nothing can be looked up here: what is in doubt is unknown, and has its budget."""
+        terms = Terms(
+            doubt_wait=0.0,
+            on_unknown=self._config.on_unknown,
+            most_unknown=self._config.most_unknown,
+            unknown_wait=self._config.unknown_wait,
+            where="the control center",
+            item=attempt.item.id,
+        )
+
+        async def send(doubts: int) -> Step:
+            return await self._send_report(body, note, doubts)
+
+        return await once(attempt, "report", send, terms=terms)
+
+    async def _send_report(self, body: bytes, note: str, doubts: int) -> Step:
         try:
             answer = await self._send("POST", self._config.reports_path, "application/json", body, is_repeatable=False)
             sayvu_api.judge(answer, "reports_path")
             found = sayvu_api.reference(answer)
-        except DeliveryError as error:
-            if error.nothing_happened:
-                await attempt.note("sending", {"is_open": False, "doubts": doubts})
-            elif isinstance(error, Rejected):  # whoever retries this has been told to look
-                await attempt.note("sending", {"is_open": False, "doubts": doubts + 1})
-            if isinstance(error, Rejected):
-                self._categories = None
+        except Rejected:
+            self._categories = None
             raise
         proof = [f"{answer.where} answered {answer.status} with report {found['report_id']}"]
         if doubts:
@@ -176,20 +186,6 @@ class SayVU(Destination):
             "public_url": found["public_url"],
             "proof": "; ".join(proof),
         }
-
-    async def _doubts(self, attempt: Attempt) -> int:
-        """How many earlier tries may have made the report, this last one included. Raises Rejected under "ask"."""
-        noted = attempt.recall("sending") or {}
-        doubts = int(str(noted.get("doubts", 0)))
-        if not noted.get("is_open"):
-            return doubts
-        if self._config.on_unknown == "ask":
-            await attempt.note("sending", {"is_open": False, "doubts": doubts + 1})
-            raise Rejected(
-                "the answer to an earlier try was lost, so the report may have been made: look in the control center;"
-                f" if it is not there, `relayd retry {attempt.item.id}` sends it again, if it is, `relayd drop` it"
-            )
-        return doubts + 1
 
     # --- message and image
 

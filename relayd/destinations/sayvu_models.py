@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from relayd.destinations.at_most_once import BudgetConfig
 from relayd.destinations.base import DestinationConfig
 from relayd.fields import Secret, Section
 from relayd.httpconfig import HttpConfig
@@ -17,7 +18,7 @@ ReportId = Annotated[int | str | None, Field(examples=["{{ receipt.report_id }}"
 ReportPath = Annotated[str, Field(pattern=r"^/\S*\{report_id\}\S*$")]
 
 
-class SayVUConfig(HttpConfig, DestinationConfig):
+class SayVUConfig(HttpConfig, BudgetConfig, DestinationConfig):
     """A control center that takes SayVU reports."""
 
     type: Literal["sayvu"]

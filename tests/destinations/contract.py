@@ -235,10 +235,6 @@ class LookingContract(DeliveryContract):
     def make_patient(self, sandbox: Sandbox) -> Destination:
         """As `make`, but in doubt it waits 20 s."""
 
-    @abstractmethod
-    def check_once(self, sandbox: Sandbox) -> None:
-        """Assert that the effect is there once; one that came twice is taken back."""
-
     @pytest.fixture
     async def patient(self, sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[Line]:
         async with line(lambda: self.make_patient(sandbox), tmp_path / "patient") as made:
@@ -259,6 +255,14 @@ class LookingContract(DeliveryContract):
         await sandbox.finish()
         self.check_delivered(sandbox, await patient.deliver(tries=1), CONTENT)
         assert sandbox.count(effect) == 1
+
+
+class UndoingContract(LookingContract):
+    """The same for an API that lets one take back what came twice."""
+
+    @abstractmethod
+    def check_once(self, sandbox: Sandbox) -> None:
+        """Assert that the effect is there once; one that came twice is taken back."""
 
     async def test_a_request_that_goes_on_longer_than_we_wait_leaves_one_effect(
         self, sandbox: Sandbox, patient: Line, monkeypatch: pytest.MonkeyPatch

@@ -94,7 +94,7 @@ class Sender(Destination):
     async def deliver(self, attempt: Attempt) -> Receipt:
         far = self._far
         made = await once(
-            attempt, "made", far.take, self._find, terms=self._terms, facts={"mark": "m"}, undo=self._undo
+            attempt, "made", far.take, self._find, terms=self._terms, facts=lambda: {"mark": "m"}, undo=self._undo
         )
         return Receipt(proof=str(made["proof"]), fields={"number": made["number"]})
 
@@ -206,7 +206,7 @@ async def test_where_looks_cannot_be_read_it_is_sent_again_twice_at_most_with_ti
         far.advance(1e6)
         outcomes = [await relay.attempt() for _ in range(MOST_UNREAD)]
         assert isinstance(outcomes[-1], Rejected)
-        assert "look at the far side" in str(outcomes[-1])
+        assert "look in the far side" in str(outcomes[-1])
         assert far.asked == 3
         assert await relay.attempt() is None
 

@@ -25,7 +25,7 @@ from relayd.sandbox.cachet_bodies import NewIncident
 from relayd.sandbox.cachet_records import Incident, Update
 from relayd.sandbox.cachet_versions import VERSIONS as SERVERS
 from relayd.surroundings import Surroundings
-from tests.destinations.contract import LookingContract, Uptime
+from tests.destinations.contract import UndoingContract, Uptime
 from tests.destinations.driver import Line, PowerCut, line
 from tests.unit.wire import reply, speaking
 
@@ -112,7 +112,7 @@ async def drain(relay: Line, tries: int = 50) -> list[Receipt]:
     raise AssertionError("it does not end")
 
 
-class TestCachetKeepsTheContract(LookingContract):
+class TestCachetKeepsTheContract(UndoingContract):
     """Every message is a fault of its own here."""
 
     logins = ("incidents",)

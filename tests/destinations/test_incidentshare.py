@@ -23,7 +23,7 @@ from relayd.destinations.incidentshare_models import IncidentShareConfig
 from relayd.errors import DeliveryError, LoginRefused, NotReady, Rejected, TryAgain, Unavailable
 from relayd.model import Incident, Kind, Receipt
 from relayd.sandbox import Sandbox
-from tests.destinations.contract import CONTENT, DestinationContract
+from tests.destinations.contract import CONTENT, DestinationContract, LookingContract, Uptime
 from tests.destinations.driver import Line, PowerCut, line
 from tests.unit.wire import reply, speaking
 
@@ -51,6 +51,8 @@ def make(url: str, **options: Any) -> IncidentShare:
         "client_id": "sandbox",
         "client_secret": {"env": "RELAYD_TEST_SECRET"},
         "look_for": "0s",
+        "most_unknown": 100,
+        "unknown_wait": "0s",
         "connect_timeout": "2s",
         "answer_timeout": "400ms",
         "stall_timeout": "400ms",
@@ -93,7 +95,7 @@ async def write(relay: Line, **arguments: Any) -> None:
     await relay.put(b"{}", "panic", action="email", kind=Kind.MESSAGE, email="reporter@example.com", **arguments)
 
 
-class ShareContract(DestinationContract):
+class ShareContract(LookingContract, DestinationContract):
     """What a file and a link have in common."""
 
     operations = ("media",)
@@ -103,16 +105,27 @@ class ShareContract(DestinationContract):
     def make(self, sandbox: Sandbox) -> IncidentShare:
         return make(sandbox.url)
 
+    def make_patient(self, sandbox: Sandbox) -> IncidentShare:
+        return make(sandbox.url, look_for="20s")
+
     @pytest.fixture
     async def line(self, sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[Line]:
         async with line(lambda: self.make(sandbox), tmp_path / "spool") as made:
-            put = made.put
+            yield self._with_arguments(made)
 
-            async def put_with_arguments(content: bytes, **arguments: Any) -> Any:
-                return await put(content, **{**self.arguments, **arguments})
+    @pytest.fixture
+    async def patient(self, sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[Line]:
+        async with line(lambda: self.make_patient(sandbox), tmp_path / "patient") as made:
+            yield self._with_arguments(made)
 
-            made.put = put_with_arguments  # type: ignore[method-assign, assignment]
-            yield made
+    def _with_arguments(self, made: Line) -> Line:
+        put = made.put
+
+        async def put_with_arguments(content: bytes, **arguments: Any) -> Any:
+            return await put(content, **{**self.arguments, **arguments})
+
+        made.put = put_with_arguments  # type: ignore[method-assign, assignment]
+        return made
 
 
 class TestAFileKeepsTheContract(ShareContract):
@@ -300,13 +313,13 @@ async def test_what_is_listed_late_is_waited_for_and_not_sent_again(tmp_path: Pa
 async def test_a_file_that_is_not_listed_for_look_for_is_sent_again_without_a_question(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    uptime = Uptime(monkeypatch)
     async with played(tmp_path, {"look_for": "20s", "on_unknown": "ask"}) as (sandbox, relay):
         sandbox.script("media#1 refuse")
         await shoot(relay)
         assert isinstance(await relay.attempt(), TryAgain)
         assert isinstance(await relay.attempt(), NotReady)
-        later = clock.now() + 21
-        monkeypatch.setattr(clock, "now", lambda: later)
+        uptime.seconds += 21
         receipt = await relay.attempt()
         assert isinstance(receipt, Receipt)
         assert "twice" not in receipt.proof
@@ -316,7 +329,7 @@ async def test_a_file_that_is_not_listed_for_look_for_is_sent_again_without_a_qu
 async def test_a_clock_that_was_put_back_does_not_make_the_looking_endless(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    passed = 0.0
+    uptime, passed = Uptime(monkeypatch), 0.0
     real = clock.now
     monkeypatch.setattr(clock, "now", lambda: real() + passed)
     async with played(tmp_path, {"look_for": "20s"}) as (sandbox, relay):
@@ -326,8 +339,27 @@ async def test_a_clock_that_was_put_back_does_not_make_the_looking_endless(
         assert isinstance(await relay.attempt(), NotReady)
         passed = -1e6
         assert isinstance(await relay.attempt(), NotReady)
-        passed += 21
+        uptime.seconds += 21
         assert isinstance(await relay.attempt(), Receipt)
+
+
+async def test_an_sms_of_which_nobody_can_tell_is_sent_twice_more_with_minutes_between_and_then_left_to_a_person(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uptime = Uptime(monkeypatch)
+    async with played(tmp_path, {"most_unknown": 2, "unknown_wait": "5m"}, share_lists_empty=False) as (sandbox, relay):
+        sandbox.script("sms lose")
+        await call(relay)
+        for _ in range(6):
+            await relay.attempt()
+        assert sandbox.count("sms") == 2
+        uptime.seconds += 300
+        await relay.attempt()
+        assert sandbox.count("sms") == 3
+        outcome = await relay.attempt()
+        assert isinstance(outcome, Rejected)
+        assert "the answers to 3 tries got lost" in str(outcome)
+        assert sandbox.count("sms") == 3
 
 
 @pytest.mark.parametrize("skew_seconds", [-7200, 7200, 86400 * 30, -86400 * 30])
@@ -517,7 +549,7 @@ async def test_with_ask_a_link_that_is_not_listed_ends_in_a_question(tmp_path: P
         assert isinstance(await relay.attempt(), TryAgain)
         outcome = await relay.attempt()
         assert isinstance(outcome, Rejected)
-        assert "the site does not tell what came of it" in str(outcome)
+        assert "nobody can tell what came of it: look in the site" in str(outcome)
         assert await relay.attempt() is None
         assert len(sandbox.share.archive.links) == 1
 

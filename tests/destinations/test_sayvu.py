@@ -19,7 +19,7 @@ from relayd.location import Whereabouts
 from relayd.model import Kind, Location, Receipt
 from relayd.sandbox import Sandbox
 from relayd.surroundings import Surroundings
-from tests.destinations.contract import DeliveryContract
+from tests.destinations.contract import DeliveryContract, Uptime
 from tests.destinations.driver import Line, PowerCut, line
 from tests.unit.wire import reply, speaking
 
@@ -206,6 +206,27 @@ async def test_a_lost_answer_is_followed_by_a_second_report_and_the_receipt_says
         receipt = await relay.deliver()
     assert sandbox.report_duplicates == 1
     assert "may have this report twice" in receipt.proof
+
+
+async def test_a_report_of_which_nobody_can_tell_is_sent_twice_more_with_minutes_between_and_then_left_to_a_person(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uptime = Uptime(monkeypatch)
+    async with played(tmp_path) as (sandbox, relay):
+        sandbox.script("report lose")
+        await press(relay)
+        for _ in range(6):
+            await relay.attempt()
+        assert sandbox.count("report") == 2
+        uptime.seconds += 300
+        await relay.attempt()
+        assert sandbox.count("report") == 3
+        outcome = await relay.attempt()
+        assert isinstance(outcome, Rejected)
+        assert "look in the control center" in str(outcome)
+        sandbox.script()
+        assert await relay.spool.retry(None, None, now=clock.now()) == 1
+        assert "may have this report twice" in (await relay.deliver(tries=1)).proof
 
 
 @pytest.mark.parametrize("fault", ["lose", "mute", "truncate"])
