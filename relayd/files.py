@@ -71,6 +71,21 @@ def open_safely(folder_fd: int, path: bytes) -> int:
 
 
 @contextlib.contextmanager
+def opened_folder(folder_fd: int, path: bytes) -> Iterator[int]:
+    """A descriptor of the sub-folder at `path` (empty: of the folder itself), no link followed on the way."""
+    if path:
+        with parent_of(folder_fd, path) as (parent_fd, name):
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(name, flags, dir_fd=parent_fd)
+    else:
+        descriptor = os.dup(folder_fd)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
 def parent_of(folder_fd: int, path: bytes) -> Iterator[tuple[int, bytes]]:
     """The descriptor of the folder that holds `path`, and the last component; for the `dir_fd` of another call."""
     *folders, name = path.split(b"/")

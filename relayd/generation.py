@@ -17,7 +17,7 @@ from relayd import destinations, sources
 from relayd.config import Loaded
 from relayd.config.sections import one_broker, wires_of
 from relayd.destinations.base import Destination
-from relayd.errors import ConfigError
+from relayd.errors import ConfigError, SpoolError
 from relayd.location import Whereabouts
 from relayd.lookout import Lookout
 from relayd.memory import Notes
@@ -63,7 +63,12 @@ class Builder:
     async def build(self, loaded: Loaded, before: Generation | None) -> Generation:
         """The next generation. Raises ConfigError, and then nothing has changed. Nothing else runs between the building
         of its parts and the return."""
-        held = await self._held(loaded, before)
+        try:
+            held = await self._held(loaded, before)
+        except SpoolError as error:
+            if before is None:  # nothing runs yet: the start fails, and is tried again
+                raise
+            raise ConfigError([loaded.problem(("spool",), f"cannot be put to work: {error}")]) from error
         plan = plan_of(loaded.config)
         new = frozenset(plan if before is None else changed(before.plan, plan)[1])
         work = _Work(loaded, plan, new, Parts() if before is None else before.parts, self._surroundings)

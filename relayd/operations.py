@@ -6,6 +6,7 @@ Results are JSON documents; what cannot be done is a RelaydError in words.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
@@ -23,9 +24,11 @@ from relayd.handover import HandOver
 from relayd.model import DestinationView
 from relayd.sources.base import Source
 from relayd.spool import ItemDetail, Spool
+from relayd.threads import in_own_thread
 
 log = logging.getLogger("relayd.operations")
 
+PATH_SECONDS = 2.0
 LIST_LIMIT = 1000
 """The most items that one page of a list holds."""
 
@@ -135,7 +138,7 @@ class Operations:
         detail = await self._spool.item(about) if about.isascii() else None
         if detail is None and Path(about).is_absolute():
             detail = await self._by_path(about)
-            is_there = os.path.lexists(about)  # whatever was taken from here before, this file is another one
+            is_there = await _is_there(about)  # whatever was taken from here before, this file is another one
             text = await self._why_file(about) if is_there or detail is None else None
             if text is not None:
                 return {"about": about, "item": None, "text": text}
@@ -232,15 +235,15 @@ class Operations:
         return detail
 
     async def _why_file(self, path: str) -> str | None:
-        for name, source in self._parts().sources.items():
-            text = await source.why(path)
-            if text is not None:
-                return f"source {name}: {text}"
-        return None
+        sources = self._parts().sources
+        texts = await asyncio.gather(*(source.why(path) for source in sources.values()))
+        told = [f"source {name}: {text}" for name, text in zip(sources, texts, strict=True) if text is not None]
+        return next(iter(told), None)
 
     async def _by_path(self, path: str) -> ItemDetail | None:
-        for source in self._parts().sources.values():
-            inner = source.path_within(path)
+        sources = list(self._parts().sources.values())
+        inners = await asyncio.gather(*(_within(source, path) for source in sources))
+        for source, inner in zip(sources, inners, strict=True):
             found = None if inner is None else await self._spool.find_by_path(source.name, inner)
             if found is not None:
                 return await self._spool.item(found)
@@ -254,3 +257,21 @@ class Operations:
             known = ", ".join(sorted(workers)) or "none"
             raise UnknownName(f"no destination {printable(name)}; there are: {known}")
         return [name]
+
+
+async def _is_there(path: str) -> bool:
+    """Also where its disk hangs: then its source has more to say."""
+    try:
+        async with asyncio.timeout(PATH_SECONDS):
+            return await in_own_thread("path", os.path.lexists, path)
+    except TimeoutError:
+        return True
+
+
+async def _within(source: Source, path: str) -> bytes | None:
+    """As `path_within`; a disk that hangs has nothing to say."""
+    try:
+        async with asyncio.timeout(PATH_SECONDS):
+            return await in_own_thread("path", source.path_within, path)
+    except TimeoutError:
+        return None

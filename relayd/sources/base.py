@@ -78,7 +78,8 @@ class Source(ABC):
         return None
 
     def path_within(self, path: str) -> bytes | None:
-        """The absolute `path` as an `Origin.path` of this source, whether or not it is there; None: not within it."""
+        """The absolute `path` as an `Origin.path` of this source, whether or not it is there; None: not within it.
+        It may look at the disk, which may hang."""
         return None
 
     def view(self) -> SourceView:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
+from pathlib import Path
 from typing import ClassVar
 
 from relayd import clock, mediatype
@@ -29,6 +30,7 @@ from relayd.threads import PartThreads, in_own_thread
 
 REOPEN_SECONDS = 1.0
 THREADS = 4
+WHY_SECONDS = 2.0
 CHECK_SECONDS = 15.0
 """How long a folder may take to be looked at; one that takes longer hangs, for all that a person can wait for."""
 
@@ -121,7 +123,13 @@ class FolderSource(Source):
         return None
 
     async def why(self, path: str) -> str | None:
-        inside = self.path_within(path)
+        try:
+            async with asyncio.timeout(WHY_SECONDS):
+                inside, is_there = await in_own_thread("why", lambda: (self.path_within(path), os.path.lexists(path)))
+        except TimeoutError:
+            folder = self._config.path
+            is_within = Path(os.path.normpath(path)).is_relative_to(folder)
+            return folder_findings.does_not_answer(folder, "now") if is_within else None
         if inside is None:
             return None
         row = await lookup(self._ledger, self.name, inside)
@@ -129,7 +137,7 @@ class FolderSource(Source):
             return self._why_quarantined(path, row.origin, row.reason)
         if row is not None:
             return f"It was taken as item {row.item_id} and is still in the folder. {self._faults.reason}".strip()
-        if not os.path.lexists(path) and not self._faults.reason:
+        if not is_there and not self._faults.reason:
             return None
         return self._why_not_taken(inside)
 

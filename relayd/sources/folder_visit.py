@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -134,7 +133,7 @@ class Visit:
         how, path = self._config.watch, printable(str(self._config.path))
         if how == "poll" or (how == "auto" and kind is not None):
             log.info("source %s: %s is polled (%s)", self._name, path, kind or "as configured")
-            self._watch = PollWatch(os.fspath(self._config.path), self._config.poll_every)
+            self._watch = PollWatch(self._folder_fd, self._config.poll_every, self._threads)
             return False
         try:
             self._watch = InotifyWatch(self._folder_fd, is_recursive=self._config.recursive)

@@ -7,19 +7,20 @@ descriptors, so that a path that is swapped meanwhile leads nowhere.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import errno
 import logging
 import os
-import threading
+import stat
 from collections.abc import AsyncIterator, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from asyncinotify import Event, Inotify, Mask
 
-if TYPE_CHECKING:
-    import watchfiles
+from relayd import files, threads
+from relayd.sources.folder_threads import Threads
 
 log = logging.getLogger("relayd.sources")
 
@@ -46,7 +47,6 @@ _NETWORK_TYPES = {
 _EVENTS = Mask.CLOSE_WRITE | Mask.MOVED_TO | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR | Mask.EXCL_UNLINK
 _SELF_EVENTS = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.UNMOUNT | Mask.IGNORED
 _BUFFERED_EVENTS = 64
-_LONGEST_STEP_MS = 500
 
 
 class Change(enum.Enum):
@@ -153,59 +153,70 @@ class InotifyWatch:
 class PollWatch:
     """Looks at sizes and times again and again, since nobody tells what another machine does on a network mount."""
 
-    def __init__(self, folder: str, poll_seconds: float) -> None:
+    def __init__(self, folder_fd: int, poll_seconds: float, threads: Threads) -> None:
         self.trouble = ""
-        self._folder = folder
+        self._folder_fd = folder_fd
         self._poll_seconds = poll_seconds
-        self._entered: set[bytes] = set()
-        self._stop = threading.Event()
-        # It would log names as they are, and every change.
-        logging.getLogger("watchfiles").setLevel(logging.WARNING)
+        self._threads = threads
+        self._entered: set[bytes] = {b""}
 
     def enter(self, folder_fd: int, path: bytes) -> None:
-        if path not in self._entered:
-            self._entered.add(path)
-            self._stop.set()
+        self._entered.add(path)
 
     def keep(self, folders: Collection[bytes]) -> None:
-        if not self._entered.issubset(folders):
-            self._entered.intersection_update(folders)
-            self._stop.set()
+        self._entered.intersection_update({b"", *folders})
 
     async def hints(self) -> AsyncIterator[Hint]:
+        before: dict[bytes, _Looks] = {}
         while True:
-            self._stop = threading.Event()
             try:
-                async for changes in self._changes():
-                    for change, path in changes:
-                        if change.name != "deleted":
-                            yield os.fsencode(os.path.relpath(path, self._folder))
-            except (OSError, UnicodeError, RuntimeError, ExceptionGroup) as error:
-                # A name that is no UTF-8 is enough: then plain scans do its work.
-                log.debug("polling of %a is interrupted: %a", self._folder, str(error))
-                await asyncio.sleep(self._poll_seconds)
-            yield Change.RESCAN
+                now = await self._threads.run("it is polled", _look_at_all, self._folder_fd, sorted(self._entered))
+            except OSError as error:
+                log.debug("polling of a folder is interrupted: %s", error)  # the scan says what is wrong
+                now = before
+            for folder, looks in now.items():
+                if folder not in before:
+                    yield Change.RESCAN
+                for path in _changed(before.get(folder, looks), looks):
+                    yield path
+            before = now
+            await asyncio.sleep(self._poll_seconds)
 
     def close(self) -> None:
-        self._stop.set()
+        """Nothing is held."""
 
-    def _changes(self) -> AsyncIterator[set[tuple[watchfiles.Change, str]]]:
-        import watchfiles  # costs a tenth of an idle relay's memory, and few relays poll
 
-        folders = [self._folder, *(f"{self._folder}/{os.fsdecode(path)}" for path in sorted(self._entered))]
-        poll_ms = max(1, round(self._poll_seconds * 1000))
-        step_ms = max(20, min(_LONGEST_STEP_MS, poll_ms // 2))
-        return watchfiles.awatch(
-            *folders,
-            watch_filter=None,
-            debounce=2 * step_ms,
-            step=step_ms,
-            stop_event=self._stop,
-            force_polling=True,
-            poll_delay_ms=poll_ms,
-            recursive=False,  # its own walk would follow symbolic links
-            ignore_permission_denied=True,
-        )
+_Looks = dict[bytes, tuple[int, int, int]]
+"""Path → inode, size, time of the last write."""
+
+
+def _look_at_all(folder_fd: int, folders: list[bytes]) -> dict[bytes, _Looks]:
+    """One that has gone is left out. Raises OSError where the folder itself cannot be read."""
+    found = {}
+    for path in folders:
+        threads.go_on()
+        try:
+            found[path] = _look_at(folder_fd, path)
+        except (FileNotFoundError, NotADirectoryError):
+            if not path:
+                raise
+    return found
+
+
+def _look_at(folder_fd: int, folder: bytes) -> _Looks:
+    start = folder + b"/" if folder else b""
+    looks = {}
+    with files.opened_folder(folder_fd, folder) as inner_fd, os.scandir(b"/proc/self/fd/%d" % inner_fd) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                found = entry.stat(follow_symlinks=False)
+                if not stat.S_ISDIR(found.st_mode):
+                    looks[start + entry.name] = (found.st_ino, found.st_size, found.st_mtime_ns)
+    return looks
+
+
+def _changed(before: _Looks, now: _Looks) -> list[bytes]:
+    return [path for path, look in now.items() if before.get(path) != look]
 
 
 def network_type(folder_fd: int) -> str | None:

@@ -21,6 +21,7 @@ type = "folder"
 path = "{share}"
 settle = "100ms"
 rescan = "1s"
+watch = "{watch}"
 
 [[rule]]
 name = "share"
@@ -85,7 +86,7 @@ def stops_in_time(rig: HangingRig) -> None:
 
 
 def test_a_share_that_hangs_is_the_fault_of_its_source_and_another_one_takes_and_delivers(rig: HangingRig) -> None:
-    rig.config.write_text(rig.config.read_text() + SHARE.format(share=rig.share))
+    rig.config.write_text(rig.config.read_text() + SHARE.format(share=rig.share, watch="poll"))
     rig.start_sandbox()
     rig.start()
     rig.hang_up(rig.share)
@@ -95,6 +96,7 @@ def test_a_share_that_hangs_is_the_fault_of_its_source_and_another_one_takes_and
     reason = rig.view("sources", "share")["reason"]
     assert str(rig.share) in reason
     assert "does not answer since 20" in reason
+    assert "does not answer" in rig.call("why", rig.share / "hung0.jpg").output
     for number in range(3):
         rig.drop_file(f"whole{number}.jpg", picture(CHANCE, 20_000))
     wait_for(lambda: all(rig.is_stored(name) for name in rig.dropped), "the other source's files are delivered")
@@ -106,7 +108,7 @@ def test_a_share_that_hangs_is_the_fault_of_its_source_and_another_one_takes_and
 
 
 def test_a_share_that_hangs_while_its_files_are_copied_goes_on_as_soon_as_it_answers(rig: HangingRig) -> None:
-    rig.config.write_text(rig.config.read_text() + SHARE.format(share=rig.share))
+    rig.config.write_text(rig.config.read_text() + SHARE.format(share=rig.share, watch="auto"))
     rig.start_sandbox()
     rig.start()
     rig.hang_up(rig.share / "clip.jpg")
@@ -137,3 +139,17 @@ def test_disks_and_a_name_server_that_hang_hold_up_only_what_goes_there(rig: Han
     rig.drop_file("hung.jpg", picture(CHANCE, 20_000))
     wait_for(lambda: rig.view("destinations", "usb")["state"] == "fault", "it hangs again")
     stops_in_time(rig)
+
+
+def test_a_stop_does_not_wait_for_a_copy_that_is_being_taken_and_the_file_is_taken_at_the_next_start(
+    rig: HangingRig,
+) -> None:
+    rig.start()
+    rig.hang_up(f"slow:{rig.drop}/large.jpg")
+    rig.drop_file("large.jpg", picture(CHANCE, 10_000_000))
+    wait_for(lambda: list((rig.spool / "incoming").iterdir()), "it is being taken")
+    stops_in_time(rig)
+    assert not rig.is_taken("large.jpg")
+    rig.hang_up()
+    rig.start()
+    wait_for(lambda: rig.view("sources", "camera")["captured"] == 1, "it is taken")

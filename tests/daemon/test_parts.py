@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from relayd import clock, config, destinations, pulse
 from relayd.config import Loaded
 from relayd.destinations.webhook import Webhook
-from relayd.errors import ConfigError
+from relayd.errors import ConfigError, SpoolError
 from relayd.faults import HealthConfig
 from relayd.generation import Builder
 from relayd.lookout import Lookout
@@ -208,17 +208,37 @@ async def test_limits_of_the_spool_hold_from_the_reload_on(tmp_path: Path) -> No
 
 
 async def test_every_part_with_a_loop_of_its_own_beats_and_no_longer_once_it_has_ended(tmp_path: Path) -> None:
-    """A topic has none: its messages are brought by the broker's."""
+    """A topic has none: its messages are brought by the broker's. Nor has a folder: one that hangs restarts nothing."""
     with pulse.registry() as heartbeats:
         async with running_parts(tmp_path) as running:
-            (tmp_path / "drop").mkdir()
             await running.change_to(loaded(tmp_path, {**SOME, "own": True}))
-            loops = {"housekeeping", "incidents", "source drop", "source relayd", "destination hook", "broker a"}
+            loops = {"housekeeping", "incidents", "source relayd", "destination hook", "broker a"}
             async with asyncio.timeout(PATIENT_SECONDS):
                 while not loops <= heartbeats.due.keys():  # noqa: ASYNC110 - a beat wakes nobody
                     await asyncio.sleep(0.01)
-            await running.change_to(loaded(tmp_path, {**SOME, "folder": None}))
+            assert "source drop" not in heartbeats.due
+            await running.change_to(loaded(tmp_path, {**SOME, "hook": None}))
             async with asyncio.timeout(PATIENT_SECONDS):
-                while "source drop" in heartbeats.due:  # noqa: ASYNC110
+                while "destination hook" in heartbeats.due:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
         assert heartbeats.due == {}
+
+
+async def test_a_read_that_fails_while_another_configuration_is_loaded_refuses_it_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(spool: Spool, key: str) -> str | None:
+        raise SpoolError("disk I/O error")
+
+    nothing = dict.fromkeys(("topic a", "topic b", "fleet", "folder", "hook", "broker a", "broker b"))
+    few = {**nothing, "keep": 1, "device": 1, "location": False, "watch": False, "own": False}
+    async with running_parts(tmp_path) as running:
+        await running.change_to(loaded(tmp_path, few))
+        before = things(running)
+        with monkeypatch.context() as patch:
+            patch.setattr(Spool, "note", fails)
+            with pytest.raises(ConfigError, match="disk I/O error"):
+                await running.change_to(loaded(tmp_path, {**few, "hook": 1}))
+        assert things(running) == before
+        await running.change_to(loaded(tmp_path, {**few, "hook": 1}))
+        assert "hook" in running.parts.destinations
