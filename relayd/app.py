@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from relayd import clock, config, leaving, pulse, routes, service, status, watching
+from relayd import clock, config, last_good, leaving, pulse, routes, service, status, watching
 from relayd.config import Loaded
 from relayd.diagnosis import Diagnosis, Examiner, Views
 from relayd.errors import ConfigError
@@ -42,23 +42,43 @@ async def run(files: Sequence[Path] | None, serve: Serve) -> None:
     """The daemon: until SIGTERM or SIGINT. Raises ConfigError or SpoolError when it cannot even start."""
     is_over = False
     while not is_over:
-        loaded = config.load(files)
+        loaded, refused = _load(files)
         async with service.patience("opening the spool"):
             spool = await Spool.open(loaded.config.spool, now=clock.now())
         try:
             with pulse.registry() as heartbeats:
-                await App(files, loaded, spool, serve, heartbeats).run()
+                await App(files, loaded, spool, serve, heartbeats, refused).run()
         finally:
             await spool.close()
         is_over = not spool.is_damaged
+
+
+def _load(files: Sequence[Path] | None) -> tuple[Loaded, ConfigError | None]:
+    """What the files say; if they are bad, what ran last, and why it is not what they say. Raises ConfigError."""
+    try:
+        return config.load(files), None
+    except ConfigError as error:
+        last = last_good.last(files)
+        if last is None:
+            raise
+        log.warning("the files are bad: relayd starts with the last good configuration, of %s", clock.rfc3339(last.at))
+        return last.loaded, error
 
 
 class App:
     """Everything that runs, over one open spool."""
 
     def __init__(
-        self, files: Sequence[Path] | None, loaded: Loaded, spool: Spool, serve: Serve, heartbeats: pulse.Pulse
+        self,
+        files: Sequence[Path] | None,
+        loaded: Loaded,
+        spool: Spool,
+        serve: Serve,
+        heartbeats: pulse.Pulse,
+        refused: ConfigError | None = None,
     ) -> None:
+        """`refused`: why `loaded` is not what the files say."""
+        self._refused = refused
         self._files = files
         self._settled = Settled(files, loaded, spool)
         self._spool = spool
@@ -96,7 +116,7 @@ class App:
                 keep_running(tasks, "spool's health", self._watch_spool),
             ]
             try:
-                await running.change_to(self._settled.loaded)
+                await self._begin(running)
                 permanent.append(keep_running(tasks, "lookout", self._lookout.run))
                 self._announce()
                 await self._reload_until_stop(running)
@@ -156,6 +176,21 @@ class App:
                 self._reload.clear()
                 with service.reloading():
                     await self._load_again(running)
+
+    async def _begin(self, running: RunningParts) -> None:
+        """With what was loaded; if it cannot be put to work, with what could be put to work last."""
+        try:
+            await running.change_to(self._settled.loaded)
+        except ConfigError as error:
+            last = last_good.last(self._files)
+            if last is None or self._refused is not None or last.spool != self._settled.loaded.config.spool.path:
+                raise
+            await running.change_to(last.loaded)
+            self._settled.loaded, self._refused = last.loaded, error
+        if self._refused is None:
+            await self._settled.keep()
+        else:
+            await self._settled.refuse(self._refused)
 
     async def _load_again(self, running: RunningParts) -> None:
         loaded = await self._settled.read_again()

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from relayd import clock, config
+from relayd import clock, config, last_good
 from relayd.config import Loaded
 from relayd.errors import ConfigError, SpoolError
 from relayd.messages import Message, about
 from relayd.spool import Spool
 from relayd.status import ConfigStatus
+from relayd.threads import in_own_thread
 
 log = logging.getLogger("relayd.settled")
 
@@ -72,9 +73,14 @@ class Settled:
     async def accept(self, loaded: Loaded) -> None:
         """It is in force now."""
         self.loaded, self._loaded_at, self._refused = loaded, clock.now(), None
+        await self.keep()
         files = [str(path) for path in loaded.files]
         log.info("configuration loaded: %s", ", ".join(files))
         await self._tell_fleet("config_reloaded", {"sha256": loaded.sha256, "files": files})
+
+    async def keep(self) -> None:
+        """It is at work, so the next start can go on with it."""
+        await in_own_thread("keep", last_good.keep, self._files, self.loaded)
 
     async def refuse(self, error: ConfigError) -> None:
         """It is not; the one before goes on."""

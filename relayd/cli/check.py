@@ -10,14 +10,16 @@ from typing import Any
 
 import click
 
-from relayd import config
+from relayd import clock, config, last_good
 from relayd.cli import FAILED, WRONG, Options, tables
 from relayd.cli.client import escaped
 from relayd.config import Loaded
 from relayd.config.online import try_everything
 from relayd.errors import ConfigError
+from relayd.last_good import LastGood
 from relayd.model import Finding
 
+MOST_KEYS = 10
 SCHEMAS: Mapping[str, str] = {
     "config": "relayd.config.schema:config_schema",
     "status": "relayd.status:json_schema",
@@ -43,11 +45,15 @@ def check(options: Options, online: bool, as_json: bool) -> None:
         loaded = config.load(options.files)
     except ConfigError as error:
         if not as_json:
+            last = last_good.last(options.files)
+            if last is not None:
+                since = clock.rfc3339(last.at)
+                click.echo(f"The relay goes on with the last good configuration, of {since}.", err=True)
             raise
         tables.show_json({"ok": False, "problems": [asdict(problem) for problem in error.problems]})
         raise click.exceptions.Exit(WRONG) from None
     if not as_json:
-        tables.show(_summary(loaded))
+        tables.show(_summary(loaded, last_good.last(options.files)))
     findings = asyncio.run(_online(loaded, is_shown=not as_json)) if online else []
     is_good = all(finding.is_good for finding in findings)
     if as_json:
@@ -68,7 +74,18 @@ def schema(what: str) -> None:
     tables.show_json(getattr(importlib.import_module(module), function)())
 
 
-def _summary(loaded: Loaded) -> list[tables.Block]:
+def _differences(loaded: Loaded, last: LastGood | None) -> list[str]:
+    """What of the files is not in force yet, as far as the last good configuration tells."""
+    if last is None or last.loaded.sha256 == loaded.sha256:
+        return []
+    keys = loaded.differences(last.loaded)
+    more = f" and {len(keys) - MOST_KEYS} more" if len(keys) > MOST_KEYS else ""
+    named = ", ".join(keys[:MOST_KEYS]) or "comments only"
+    since = clock.rfc3339(last.at)
+    return [f"differs from what ran last, since {since}: {named}{more}; `systemctl reload relayd` puts it to work"]
+
+
+def _summary(loaded: Loaded, last: LastGood | None) -> list[tables.Block]:
     settings = loaded.config
     files = ", ".join(escaped(str(path)) for path in loaded.files)
     blocks: list[tables.Block] = [
@@ -77,6 +94,7 @@ def _summary(loaded: Loaded) -> list[tables.Block]:
         tables.Line(f"destinations: {_listed({name: one.type for name, one in settings.destination.items()})}"),
         tables.Line(f"rules: {', '.join(escaped(rule.name) for rule in settings.rule) or 'none'}"),
     ]
+    blocks += [tables.Line(escaped(line), state="waiting") for line in _differences(loaded, last)]
     return [*blocks, *(tables.Line(notice, state="waiting") for notice in loaded.notices)]
 
 

@@ -16,7 +16,17 @@ from pathlib import Path
 
 from relayd.config.deliveries import faults_of_rules, resolved
 from relayd.config.locate import Path as Place
-from relayd.config.merge import Document, folders_of, look_of, read, read_leniently, read_text, sha256_of
+from relayd.config.merge import (
+    Document,
+    flat,
+    folders_of,
+    look_of,
+    read,
+    read_contents,
+    read_leniently,
+    read_text,
+    sha256_of,
+)
 from relayd.config.notices import notices_of
 from relayd.config.reading import Sections, read_sections
 from relayd.config.sections import Config
@@ -24,7 +34,17 @@ from relayd.config.together import faults_between
 from relayd.errors import ConfigError, Problem
 from relayd.spool import SpoolConfig
 
-__all__ = ["Config", "Loaded", "folders_of", "load", "load_text", "look_of", "sha256_of", "spool_path_of"]
+__all__ = [
+    "Config",
+    "Loaded",
+    "folders_of",
+    "load",
+    "load_contents",
+    "load_text",
+    "look_of",
+    "sha256_of",
+    "spool_path_of",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +57,17 @@ class Loaded:
     notices: tuple[str, ...]
     document: Document = field(repr=False, compare=False)
 
+    @property
+    def contents(self) -> list[tuple[Path, bytes]]:
+        """The files as they were read."""
+        return [(file.path, file.content) for file in self.document.files]
+
+    def differences(self, other: Loaded) -> list[str]:
+        """The keys that do not say the same in both, in order."""
+        mine, others = flat(self.document.table), flat(other.document.table)
+        keys = [key for key in {**mine, **others} if mine.get(key) != others.get(key)]
+        return sorted({self.document.key_of(key[:3]) for key in keys})
+
     def problem(self, place: Place, text: str) -> Problem:
         """Something that turned out to be wrong with the section at `place`, at its line."""
         return self.document.problem(place, text)
@@ -48,6 +79,11 @@ def load(files: Sequence[Path] | None) -> Loaded:
     Raises ConfigError with every problem that was found.
     """
     return _loaded(read(files))
+
+
+def load_contents(contents: Sequence[tuple[Path, bytes]]) -> Loaded:
+    """The configuration that these files held once, each with its path. Raises ConfigError."""
+    return _loaded(read_contents(contents))
 
 
 def load_text(path: Path, text: str) -> Loaded:

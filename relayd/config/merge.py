@@ -125,6 +125,25 @@ def read(files: Sequence[FilePath] | None) -> Document:
     return document
 
 
+def read_contents(contents: Sequence[tuple[FilePath, bytes]]) -> Document:
+    """The same of files as they were once. Raises ConfigError."""
+    document = Document()
+    digest = hashlib.sha256()
+    for path, content in contents:
+        document.add(_File(path, content, _parsed(path, content)))
+        digest.update(content)
+    document.sha256 = digest.hexdigest()
+    return document
+
+
+def flat(table: dict[str, Any], place: Path = ()) -> dict[Path, Any]:
+    """Every value that is no table, by its path."""
+    found: dict[Path, Any] = {}
+    for key, value in table.items():
+        found.update(flat(value, (*place, key)) if isinstance(value, dict) else {(*place, key): value})
+    return found
+
+
 def read_text(path: FilePath, content: bytes) -> Document:
     """The same of a file that is not written yet. Raises ConfigError."""
     try:

@@ -171,3 +171,37 @@ def test_a_database_damaged_while_running_is_salvaged_without_a_restart_by_hand(
     stored = {each.sha256 for each in rig.objects().values()}
     on_disk = {hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
     assert set(rig.dropped.values()) <= stored | on_disk, "no picture is gone"
+
+
+@pytest.mark.parametrize("fault", ["[broken", "[destination.nobody]\ntype = 1\n"])
+def test_a_bad_file_and_a_crash_start_with_the_last_good_configuration_and_say_so(rig: Rig, fault: str) -> None:
+    rig.start_sandbox()
+    rig.start()
+    rig.kill_relay()
+    good = rig.config.read_text()
+    rig.config.write_text(good + fault)
+    rig.start()
+    wait_for(lambda: status(rig)["config"]["error"], "why the files are not what runs")
+    assert str(rig.config) in status(rig)["config"]["error"]
+    assert not status(rig)["config"]["is_current"]
+    rig.drop_file("after.jpg", picture(CHANCE, 1000))
+    wait_for(rig.has_arrived, "it works as before")
+    checked = rig.call("check")
+    assert checked.exit_code == 2
+    assert "last good configuration" in checked.output
+    rig.config.write_text(good.replace("amb-0417", "amb-0418"))
+    assert "device.id" in rig.call("check").output
+    assert rig.end() == 0
+
+
+def test_a_damaged_copy_of_the_last_good_configuration_is_ignored(rig: Rig) -> None:
+    rig.start()
+    assert rig.end() == 0
+    copies = [rig.spool / "last-good.json", rig.config.parent / ".relayd.toml.last-good.json"]
+    for copy in copies:
+        assert copy.stat().st_mode & 0o777 == 0o600
+        copy.write_bytes(copy.read_bytes().replace(b"rapidsos", b"rapidsoz"))
+    rig.config.write_text("[broken")
+    done = subprocess.run(rig.command("run"), capture_output=True, text=True, timeout=20, env=rig.environment)
+    assert done.returncode == 2
+    assert "is damaged: it is ignored" in done.stderr
