@@ -12,10 +12,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -23,26 +23,22 @@ from pydantic import Field, field_validator
 
 from relayd import clock
 from relayd.destinations.base import Attempt, Destination, DestinationConfig
+from relayd.destinations.copy_place import NEW_FILE, folder_below, place
 from relayd.errors import DeliveryError, Hangs, Rejected, TryAgain, Unavailable
 from relayd.fields import Section, Size, written
-from relayd.files import FOLDER_FLAGS, fsync_folder, parent_of, printable, safe_name
-from relayd.model import Finding, Kind, Receipt
+from relayd.files import FOLDER_FLAGS, printable, safe_name
+from relayd.model import Finding, Receipt
 from relayd.threads import Hang, Hung, PartThreads, go_on, in_own_thread
 
 if TYPE_CHECKING:
     from relayd.surroundings import Surroundings
 
-BLOCK_BYTES = 256 * 1024
-SYNC_BYTES = 16 * 2**20
-"""What is copied goes to the disk in such pieces, so that a slow disk can be told from one that hangs."""
 URGENT_THREADS = 2
 """Beside what fills the destination's places, something urgent and an emergency go out."""
 CHECK_SECONDS = 15.0
 HUNG_REMEDY = "look at the disk or the file server, and at the way to it; `umount -f -l` ends the wait"
 DEEPEST = 16
 """How many sub-folders a copy may lie below the folder."""
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-_OLD_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _AWAY = {
     errno.ENOENT,
     errno.ENOTDIR,
@@ -146,14 +142,12 @@ class Copy(Destination):
         parts = _parts(str(attempt.arguments["path"]), item.id)
         with self._opened() as folder_fd:
             self._look_for_room(folder_fd, item.size_bytes)
-            _make_folders(folder_fd, parts[:-1])
-            with parent_of(folder_fd, "/".join(parts).encode()) as (parent_fd, _):
-                parent = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent_fd)
-                try:
-                    name = _place(parent, (parts[-1], _with_id(parts[-1], item.id)), attempt, stop)
-                finally:
-                    os.close(parent)
-        path = self._config.path.joinpath(*parts[:-1], name)
+            try:
+                with folder_below(folder_fd, parts[:-1], item.id) as (parent_fd, folders):
+                    name = place(parent_fd, parts[-1], attempt, partial(_go_on, stop))
+            except NotADirectoryError as error:
+                raise TryAgain(f"{self._config.path}: something else took its place on the way: {error}") from error
+        path = self._config.path.joinpath(*folders, name)
         proof = f"read back from {path}: {item.size_bytes} bytes with the SHA-256 of the item"
         return Receipt(proof=proof, fields={"path": str(path)})
 
@@ -181,7 +175,7 @@ class Copy(Destination):
     def _try_out(self) -> int:
         with self._opened() as folder_fd:
             name = f".relayd-check-{os.getpid()}"
-            os.close(os.open(name, _NEW_FILE | os.O_EXCL, 0o640, dir_fd=folder_fd))
+            os.close(os.open(name, NEW_FILE | os.O_EXCL, 0o640, dir_fd=folder_fd))
             os.unlink(name, dir_fd=folder_fd)
             return self._look_for_room(folder_fd, 0)
 
@@ -200,86 +194,6 @@ def _parts(path: str, item_id: str) -> list[str]:
     """The path as names that every file system takes; nothing of it leads out of the folder."""
     names = [name for name in path.split("/") if name not in ("", ".", "..")][-DEEPEST:]
     return [safe_name(name, item_id) for name in names] or [safe_name("", item_id)]
-
-
-def _with_id(name: str, item_id: str) -> str:
-    stem, dot, extension = name.rpartition(".")
-    return f"{stem}-{item_id}{dot}{extension}" if dot and stem else f"{name}-{item_id}"
-
-
-def _make_folders(folder_fd: int, names: list[str]) -> None:
-    for depth in range(1, len(names) + 1):
-        place = parent_of(folder_fd, "/".join(names[:depth]).encode())
-        with place as (parent_fd, name), contextlib.suppress(FileExistsError):
-            os.mkdir(name, 0o750, dir_fd=parent_fd)
-
-
-def _place(parent_fd: int, names: tuple[str, ...], attempt: Attempt, stop: threading.Event) -> str:
-    """Under which of the names the copy is now. Raises Rejected if all are taken by something else."""
-    for name in names:
-        found = _digest_of(parent_fd, name, stop)
-        if found == attempt.item.sha256:
-            fsync_folder(parent_fd)
-            return name
-        if found is None:
-            _write(parent_fd, name, attempt, stop)
-            return name
-    raise Rejected(f"{names[-1]} is there already with other content: remove it, then `relayd retry`")
-
-
-def _write(parent_fd: int, name: str, attempt: Attempt, stop: threading.Event) -> None:
-    """Beside it, fsync, read back, rename, fsync of the folder."""
-    temporary = f".relayd-{attempt.item.id}-{attempt.delivery.id}.part"
-    try:
-        descriptor = os.open(temporary, _NEW_FILE, 0o640, dir_fd=parent_fd)
-        with os.fdopen(descriptor, "wb", buffering=0) as target:
-            unsynced = 0
-            for block in _content(attempt):
-                _go_on(stop)
-                _write_all(target.write, block)
-                unsynced += len(block)
-                if unsynced >= SYNC_BYTES:
-                    os.fdatasync(target.fileno())
-                    unsynced = 0
-            os.fsync(target.fileno())
-            os.posix_fadvise(target.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        if _digest_of(parent_fd, temporary, stop) != attempt.item.sha256:
-            raise TryAgain(f"{name}: what was read back is not what was written: the disk may be failing")
-        os.rename(temporary, name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary, dir_fd=parent_fd)
-        raise
-    fsync_folder(parent_fd)
-
-
-def _content(attempt: Attempt) -> Iterator[bytes]:
-    if attempt.item.kind is Kind.MESSAGE:
-        yield attempt.item.payload or b""
-        return
-    with attempt.open_media() as stream:
-        while block := stream.read(BLOCK_BYTES):
-            yield block
-
-
-def _write_all(write: Callable[[memoryview], int | None], block: bytes) -> None:
-    rest = memoryview(block)
-    while rest:
-        rest = rest[write(rest) or 0 :]
-
-
-def _digest_of(parent_fd: int, name: str, stop: threading.Event) -> str | None:
-    """SHA-256 of what is there, from the disk where the kernel lets go of its pages; None if nothing is there."""
-    try:
-        descriptor = os.open(name, _OLD_FILE, dir_fd=parent_fd)
-    except FileNotFoundError:
-        return None
-    digest = hashlib.sha256()
-    with os.fdopen(descriptor, "rb", buffering=0) as stream:
-        while block := stream.read(BLOCK_BYTES):
-            _go_on(stop)
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _go_on(stop: threading.Event) -> None:

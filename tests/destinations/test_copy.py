@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from relayd.destinations import copy_place
 from relayd.destinations.copy import Copy, CopyConfig
-from relayd.errors import Rejected, Unavailable
-from relayd.model import Kind
+from relayd.errors import Unavailable
+from relayd.model import Kind, Order, Priority
 from tests.destinations.driver import Line, PowerCut, line
+from tests.worker.stage import stage
 
 CONTENT = bytes(range(256)) * 3000
 
@@ -86,9 +91,89 @@ async def test_a_link_in_the_folder_is_not_followed(copying: Line, disk: Path, t
     outside = tmp_path / "outside"
     outside.mkdir()
     (disk / "gate").symlink_to(outside)
-    await copying.put(CONTENT, path="gate/clip.jpg")
-    assert isinstance(await copying.attempt(), Unavailable | Rejected)
+    item = await copying.put(CONTENT, path="gate/clip.jpg")
+    receipt = await copying.deliver(tries=1)
     assert list(outside.iterdir()) == []
+    assert receipt.fields == {"path": str(disk / f"gate-{item.id}/clip.jpg")}
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe", "sparse"])
+async def test_whatever_has_the_name_of_a_copy_is_left_alone_and_the_copy_gets_a_neighbour(
+    copying: Line, disk: Path, kind: str
+) -> None:
+    place = disk / "clip.jpg"
+    if kind == "folder":
+        place.mkdir()
+    elif kind == "link":
+        place.symlink_to("/etc/passwd")
+    elif kind == "pipe":
+        os.mkfifo(place)
+    else:
+        with place.open("wb") as stream:
+            stream.truncate(2**40)  # whoever reads all of it is at it for hours
+    before = place.lstat()
+    item = await copying.put(CONTENT, path="clip.jpg")
+    receipt = await copying.deliver(tries=1)
+    assert receipt.fields == {"path": str(disk / f"clip-{item.id}.jpg")}
+    assert (disk / f"clip-{item.id}.jpg").read_bytes() == CONTENT
+    assert place.lstat() == before
+
+
+async def test_a_file_in_the_place_of_a_folder_holds_up_neither_its_copy_nor_the_disk(
+    copying: Line, disk: Path
+) -> None:
+    await copying.put(CONTENT, path="x/c")
+    below = await copying.put(CONTENT + b"1", path="x/c/d")
+    await copying.put(CONTENT + b"2", path="y")
+    for _ in range(3):
+        await copying.deliver(tries=1)
+    assert files(disk) == {"x/c": CONTENT, f"x/c-{below.id}/d": CONTENT + b"1", "y": CONTENT + b"2"}
+
+
+def _refused(*_: Any, **__: Any) -> Any:
+    raise OSError(errno.EPERM, "as FAT says of a link")
+
+
+def _unknown(*_: Any) -> int:
+    ctypes.set_errno(errno.EINVAL)
+    return -1
+
+
+@pytest.mark.parametrize("way", ["rename without replacing", "link", "reservation"])
+async def test_two_deliveries_of_one_name_at_once_never_overwrite_each_other(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """By two destinations of one folder, on file systems that know fewer and fewer ways to give a name."""
+    if way != "rename without replacing":
+        monkeypatch.setattr(copy_place, "_renameat2", _unknown)
+    if way == "reservation":
+        monkeypatch.setattr(os, "link", _refused)
+    config = CopyConfig.model_validate({"type": "folder", "path": disk, "min_free": "0B"})
+    contents = {}
+    async with stage(tmp_path) as it:
+        for number in range(80):
+            to = Order(
+                destination=f"usb{number % 4 // 2}",
+                action="copy",
+                priority=Priority.NORMAL,
+                rule="test",
+                arguments={"path": f"day/{number // 4}.jpg"},
+            )
+            item = await it.put(f"n{number}", to, size_bytes=1000 + number)
+            contents[item.id] = b"x" * (1000 + number)
+        for name in ("usb0", "usb1"):
+            it.start(Copy(name, config), concurrency=8)
+        await it.until(lambda: it.spool.counters.delivered == 80, "all are copied")
+        paths = {}
+        for item_id in contents:
+            detail = await it.spool.item(item_id)
+            assert detail is not None
+            receipt = detail.deliveries[0].receipt
+            assert receipt is not None
+            paths[item_id] = Path(str(receipt["path"]))
+    assert len(set(paths.values())) == 80
+    assert {item_id: path.read_bytes() for item_id, path in paths.items()} == contents
+    assert len(files(disk)) == 80
 
 
 async def test_an_absent_disk_is_waited_for(copying: Line, disk: Path) -> None:
@@ -132,7 +217,7 @@ async def test_a_cut_while_copying_leaves_no_short_file_under_the_name(
 
     await copying.put(CONTENT, path="clip.jpg")
     with monkeypatch.context() as patch:
-        patch.setattr(os, "rename", cut)
+        patch.setattr(copy_place, "_renameat2", cut)
         with pytest.raises(PowerCut):
             await copying.attempt()
     assert "clip.jpg" not in files(disk)
