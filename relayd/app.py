@@ -145,7 +145,8 @@ class App:
     async def _diagnosis(self, views: Views | None = None) -> Diagnosis:
         """What is wrong now."""
         settled = self._settled
-        return await self._examiner.examine(views or self._views(), settled.refusal, settled.loaded.config.health)
+        found = await self._examiner.examine(views or self._views(), settled.refusal, settled.loaded.config.health)
+        return replace(found, notes=(*settled.notes, *found.notes))
 
     @property
     def _parts(self) -> Parts:

@@ -18,7 +18,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from relayd import threads
+from relayd import progress
 from relayd.errors import Quarantined, Unsettled
 from relayd.model import Origin
 
@@ -259,7 +259,7 @@ def _read_through(source_fd: int, target_fd: int | None, before: os.stat_result)
     md5 = hashlib.md5(usedforsecurity=False)
     offset = unsynced = 0
     while block := os.pread(source_fd, BLOCK_BYTES, offset):
-        threads.go_on()
+        progress.go_on()
         offset += len(block)
         if offset > before.st_size:
             raise Unsettled("the file grew while it was being taken")

@@ -21,7 +21,7 @@ from typing import Any
 from relayd import clock, config, smallfiles
 from relayd.config import Loaded
 from relayd.errors import ConfigError
-from relayd.spool import SpoolConfig
+from relayd.spool import SpoolConfig, owed
 
 log = logging.getLogger("relayd.last_good")
 
@@ -56,12 +56,8 @@ def keep(files: Sequence[Path] | None, loaded: Loaded, older: Sequence[Path] = (
     """This one is at work. Written only where it says something new."""
     document = _document(loaded, older)
     for place in places(files, loaded.config.spool.path):
-        try:
-            if _same(_read(place), document):
-                continue
-            smallfiles.put(place, _sealed(document), mode=MODE)
-        except OSError as error:
-            log.info("the last good configuration is not kept in %s: %s", place.parent, error.strerror)
+        if not _same(_read(place), document):
+            _write(place, document)
 
 
 def last(files: Sequence[Path] | None) -> LastGood | None:
@@ -79,6 +75,45 @@ def last(files: Sequence[Path] | None) -> LastGood | None:
         older = tuple(Path(path) for path in document["older"])
         return LastGood(loaded=loaded, spool=Path(document["spool"]), at=document["at"], older=older)
     return None
+
+
+def moved(files: Sequence[Path] | None, spool: Path) -> None:
+    """The spool is there now: a start with another path has to say so."""
+    for place in places(files, spool):
+        document = _read(place)
+        if document is not None:
+            _write(place, {**document, "spool": str(spool), "older": []})
+
+
+def spool_to_move(files: Sequence[Path] | None, target: Path) -> Path:
+    """Which one is meant: the one that the configuration names, or, where that is the target already, the one that
+    was there last or is still owed something."""
+    named, found = config.spool_path_of(files), _newest(files)
+    if found is None:
+        return named
+    candidates = [Path(path) for path in (str(named), found["spool"], *found["older"])]
+    return next((path for path in candidates if path != target and owed(path)), candidates[candidates[0] == target])
+
+
+def elsewhere(files: Sequence[Path] | None, spool: Path) -> dict[Path, int]:
+    """Other spools of this relay that are still owed something: how many items."""
+    found = _newest(files)
+    if found is None:
+        return {}
+    paths = dict.fromkeys(Path(path) for path in (found["spool"], *found["older"]))
+    return {path: count for path in paths if path != spool and (count := owed(path))}
+
+
+def _newest(files: Sequence[Path] | None) -> dict[str, Any] | None:
+    kept = (_read(place) for place in places(files, config.spool_path_of(files)))
+    return next((document for document in kept if document is not None), None)
+
+
+def _write(place: Path, document: dict[str, Any]) -> None:
+    try:
+        smallfiles.put(place, _sealed(document), mode=MODE)
+    except OSError as error:
+        log.info("the last good configuration is not kept in %s: %s", place.parent, error.strerror)
 
 
 def _document(loaded: Loaded, older: Sequence[Path]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class Message(StrEnum):
     SPOOL_FULL = "0b1f3790be0642fd9aaf6ec4a380626b"
     SPOOL_SALVAGED = "ea3d9d2048ec40429e19cfdf06744ffa"
     CLOCK_ADRIFT = "2d4579fe90cf4f1da7e3deeab99a14f8"
+    SPOOL_ELSEWHERE = "6f2a1c5b0e7d4b8f9c3d2e1f0a9b8c7d"
     LOOP_STUCK = "46d1d9af3dd440f3951bc8cc9eddb5e7"
 
 

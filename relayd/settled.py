@@ -34,6 +34,7 @@ class Settled:
         self._spool = spool
         self._loaded_at = clock.now()
         self._refused: str | None = None
+        self._elsewhere: dict[Path, int] = {}
         self._looked: tuple[object, str | None] = (None, None)
 
     def status(self) -> ConfigStatus:
@@ -65,7 +66,8 @@ class Settled:
             log.info("configuration read again: nothing changed")
             return None
         if loaded.config.spool.path != self.loaded.config.spool.path:
-            moved = "cannot change while relayd runs: restart it, or take the change back"
+            pending, path = self._spool.counters.pending, self._spool.folder
+            moved = _still_holds(path, pending, loaded.config.spool.path)
             await self.refuse(ConfigError([loaded.problem(("spool", "path"), moved)]))
             return None
         return loaded
@@ -80,7 +82,19 @@ class Settled:
 
     async def keep(self) -> None:
         """It is at work, so the next start can go on with it."""
-        await in_own_thread("keep", last_good.keep, self._files, self.loaded)
+        spool = self._spool.folder
+        found = await in_own_thread("look", last_good.elsewhere, self._files, spool)
+        if found != self._elsewhere:
+            self._elsewhere = found
+            for note in self.notes:
+                log.warning("%s", note, extra=about(Message.SPOOL_ELSEWHERE))
+        await in_own_thread("keep", last_good.keep, self._files, self.loaded, list(found))
+
+    @property
+    def notes(self) -> list[str]:
+        """Other spools of this relay that are still owed something."""
+        here = self._spool.folder
+        return [f"spool.path: {_still_holds(path, count, here)}" for path, count in self._elsewhere.items()]
 
     async def refuse(self, error: ConfigError) -> None:
         """It is not; the one before goes on."""
@@ -105,3 +119,11 @@ class Settled:
             await self._spool.fleet.report([(type_name, fields)], now=clock.now())
         except SpoolError as error:
             log.warning("the fleet is not told of %s: %s", type_name, error)
+
+
+def _still_holds(path: Path, count: int, target: Path) -> str:
+    items = f"{count} undelivered item{'' if count == 1 else 's'}" if count else "what is known of delivered items"
+    return (
+        f"the spool at {path} still holds {items}. Move it: `systemctl stop relayd; relayd spool move {target}`, "
+        "or take the change back"
+    )

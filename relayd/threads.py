@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import logging
 import os
 import queue
@@ -19,8 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from relayd import clock
+from relayd import clock, progress
 from relayd.errors import RelaydError
+from relayd.progress import Stopped
 
 log = logging.getLogger("relayd.threads")
 
@@ -29,13 +29,6 @@ HUNG_SECONDS = 30.0
 """Work that makes no progress for so long hangs, as far as we can tell."""
 WATCHES = 20
 """How often it is looked at within that time."""
-
-
-class Stopped(RelaydError):
-    """Nobody wants the result any more: raised inside the work, between two blocks."""
-
-    def __init__(self) -> None:
-        super().__init__("relayd stops here: nothing of it was kept, it comes again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +48,6 @@ class Hung(RelaydError):
     def __init__(self, hang: Hang) -> None:
         super().__init__(str(hang))
         self.hang = hang
-
-
-def go_on() -> None:
-    """Called between two blocks of what may take long: there is progress. Raises Stopped if it shall end here."""
-    work = _here.get()
-    if work is not None:
-        work.go_on()
 
 
 class PartThreads:
@@ -253,19 +239,16 @@ class _Work:
         if self.is_abandoned:
             return None, Stopped()
         self.moved_at = clock.monotonic()
-        before = _here.set(self)
+        before = progress.here.set(self.go_on)
         try:
             return self._do(), None
         except BaseException as error:  # noqa: BLE001 - it belongs to the one who waits
             return None, error
         finally:
-            _here.reset(before)
+            progress.here.reset(before)
 
 
 def _log_failure(future: asyncio.Future[Any]) -> None:
     error = future.exception()
     if error is not None:
         log.debug("work that nobody waits for failed: %r", error)
-
-
-_here: contextvars.ContextVar[_Work | None] = contextvars.ContextVar("work of this thread", default=None)

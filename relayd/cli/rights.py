@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import shlex
 import shutil
 import sys
@@ -24,3 +26,13 @@ def line(options: Options, before: Sequence[str], words: Sequence[str]) -> str:
     program = "relayd" if shutil.which("relayd", path=SUDO_LOOKS_IN) else str(Path(sys.argv[0]).absolute())
     named = [] if options.config is None else ["--config", str(options.config)]
     return shlex.join([*before, program if before else "relayd", *named, *words])
+
+
+def become_owner(place: Path) -> None:
+    """Root goes on with the rights of whoever owns this folder, and with no more; others have theirs anyway."""
+    found = place.stat()
+    if os.geteuid() != 0 or found.st_uid == 0:
+        return
+    os.initgroups(pwd.getpwuid(found.st_uid).pw_name, found.st_gid)
+    os.setgid(found.st_gid)
+    os.setuid(found.st_uid)

@@ -1,8 +1,9 @@
-"""Commands on the spool of a stopped relay: check, repair, export."""
+"""Commands on the spool of a stopped relay: check, repair, export, move."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from relayd.cli import FAILED, Options, tables
+from relayd.cli import FAILED, Options, rights, tables
 from relayd.cli.client import escaped
 from relayd.cli.phrases import count
+from relayd.config import spool_path_of
 from relayd.errors import SpoolError, SpoolLocked
-from relayd.files import printable
+from relayd.files import printable, size_in_words
 
 if TYPE_CHECKING:
     from relayd.spool import Report
@@ -61,11 +63,39 @@ def export(options: Options, folder: Path, as_json: bool) -> None:
     _report(options, lambda path: export_spool(path, folder.absolute()), as_json)
 
 
-def _report(options: Options, work: Callable[[Path], Report], as_json: bool) -> None:
-    """Do it and tell what came of it; exit code 1 unless all is well."""
-    from relayd.config import spool_path_of
+@spool.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@_as_json
+@click.pass_obj
+def move(options: Options, folder: Path, as_json: bool) -> None:
+    """Move all that is stored to DIR, on whatever disk, with the rights of its owner.
 
-    path = spool_path_of(options.files)
+    It is there whole or still here, whenever it is cut off; the same command goes on. DIR is new or empty.
+    """
+    from relayd import last_good
+    from relayd.spool import move as move_spool
+
+    target = folder.absolute()
+
+    def carry_out(path: Path) -> Report:
+        rights.become_owner(path)
+        report = move_spool(path, target, _show_progress)
+        last_good.moved(options.files, target)
+        return report
+
+    _report(options, carry_out, as_json, last_good.spool_to_move(options.files, target))
+    if not as_json and spool_path_of(options.files) != target:
+        click.echo(f'Now write  path = "{target}"  in the section [spool] of the configuration, and start the relay.')
+
+
+def _show_progress(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\r{size_in_words(done)} of {size_in_words(total)}", nl=done == total, err=True)
+
+
+def _report(options: Options, work: Callable[[Path], Report], as_json: bool, place: Path | None = None) -> None:
+    """Do it and tell what came of it; exit code 1 unless all is well."""
+    path = place or spool_path_of(options.files)
     try:
         path.lstat()
         report = work(path)

@@ -28,7 +28,8 @@ from relayd.errors import DeliveryError, Hangs, Rejected, TryAgain, Unavailable
 from relayd.fields import Section, Size, written
 from relayd.files import FOLDER_FLAGS, printable, safe_name
 from relayd.model import Finding, Receipt
-from relayd.threads import Hang, Hung, PartThreads, go_on, in_own_thread
+from relayd.progress import go_on
+from relayd.threads import Hang, Hung, PartThreads, in_own_thread
 
 if TYPE_CHECKING:
     from relayd.surroundings import Surroundings

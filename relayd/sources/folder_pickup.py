@@ -18,6 +18,7 @@ from relayd import files
 from relayd.errors import Quarantined, RelaydError, SpoolError, SpoolFull, Unsettled
 from relayd.messages import Message, about
 from relayd.model import Item, Origin
+from relayd.progress import Stopped
 from relayd.sources.base import Known, Ledger, Put
 from relayd.sources.faults import Faults
 from relayd.sources.folder_backlog import MOST_NAMES, Backlog
@@ -35,7 +36,6 @@ from relayd.sources.folder_file import (
 )
 from relayd.sources.folder_scan import Audit, Scanner, Wish, key_of
 from relayd.sources.folder_threads import Threads
-from relayd.threads import Stopped
 
 log = logging.getLogger("relayd.sources")
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from relayd import files, mediatype, threads
+from relayd import files, mediatype, progress
 from relayd.model import Origin
 from relayd.sources.base import Known
 from relayd.sources.folder_file import HARD_LINKED, TOO_BIG, UNREADABLE, FileDesk, Left, is_same_content
@@ -70,7 +70,7 @@ class Scanner:
         return scan
 
     def _scan_one(self, prefix: bytes, scan: Scan, walk: deque[bytes], wish: Wish) -> None:
-        threads.go_on()
+        progress.go_on()
         folder_fd = self._open_folder(prefix)
         try:
             if prefix:
@@ -150,7 +150,7 @@ def audit(rows: Sequence[Known], scanner: Scanner, desk: FileDesk, may_remove: b
     result = Audit()
     bare_device = _bare_device(scanner.folder_fd)
     for row in rows:
-        threads.go_on()
+        progress.go_on()
         try:
             found = scanner.stat(row.origin.path)
         except (FileNotFoundError, NotADirectoryError):

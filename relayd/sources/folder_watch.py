@@ -19,7 +19,7 @@ from typing import Protocol
 
 from asyncinotify import Event, Inotify, Mask
 
-from relayd import files, threads
+from relayd import files, progress
 from relayd.sources.folder_threads import Threads
 
 log = logging.getLogger("relayd.sources")
@@ -194,7 +194,7 @@ def _look_at_all(folder_fd: int, folders: list[bytes]) -> dict[bytes, _Looks]:
     """One that has gone is left out. Raises OSError where the folder itself cannot be read."""
     found = {}
     for path in folders:
-        threads.go_on()
+        progress.go_on()
         try:
             found[path] = _look_at(folder_fd, path)
         except (FileNotFoundError, NotADirectoryError):

@@ -9,6 +9,7 @@ from relayd.spool.correspondence import Correspondence
 from relayd.spool.disk_queue import Spool
 from relayd.spool.incident_file import IncidentFile
 from relayd.spool.limits import Room, SpoolConfig
+from relayd.spool.moving import move, owed
 from relayd.spool.offline import check, export, repair
 from relayd.spool.outbox import Event
 from relayd.spool.records import (
@@ -48,5 +49,7 @@ __all__ = [
     "Ties",
     "check",
     "export",
+    "move",
+    "owed",
     "repair",
 ]

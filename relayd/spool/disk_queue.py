@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from relayd.spool.holder import Holder, release_unvouched
 from relayd.spool.incident_file import IncidentFile
 from relayd.spool.limits import Need, SpoolConfig
 from relayd.spool.media import SpoolFolder
+from relayd.spool.moving import settle
 from relayd.spool.opening import open_database
 from relayd.spool.picking import Wanted
 from relayd.spool.records import Begun, Step
@@ -46,9 +48,7 @@ class Spool(Holder):
         folder = SpoolFolder(config.path)
         folder.lock()
         try:
-            db = await in_own_thread(
-                "spool-open", partial(open_database, folder, now=now, wal_limit_bytes=config.own_bytes)
-            )
+            db = await in_own_thread("spool-open", partial(_open, folder, now=now, wal_limit_bytes=config.own_bytes))
             engine = Engine(config, folder, db)
         except BaseException:
             folder.unlock()
@@ -308,3 +308,8 @@ class Spool(Holder):
     def subscribe(self, hint: Hint) -> None:
         """`hint` is called in the loop, after a commit, with the names of destinations that may have work."""
         self._engine.subscribe(hint)
+
+
+def _open(folder: SpoolFolder, *, now: float, wal_limit_bytes: int) -> sqlite3.Connection:
+    settle(folder.root)
+    return open_database(folder, now=now, wal_limit_bytes=wal_limit_bytes)

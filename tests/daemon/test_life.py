@@ -205,3 +205,29 @@ def test_a_damaged_copy_of_the_last_good_configuration_is_ignored(rig: Rig) -> N
     done = subprocess.run(rig.command("run"), capture_output=True, text=True, timeout=20, env=rig.environment)
     assert done.returncode == 2
     assert "is damaged: it is ignored" in done.stderr
+
+
+def test_another_spool_path_says_what_the_old_one_still_owes_and_a_move_takes_it_along(rig: Rig) -> None:
+    rig.start()
+    rig.drop_file("owed.jpg", picture(CHANCE, 20_000))
+    wait_for(lambda: status(rig)["spool"]["pending"] == 1, "it is owed, there is no server yet")
+    old, new = rig.spool, rig.spool.parent / "ssd"
+    rig.config.write_text(rig.config.read_text().replace(str(old), str(new)))
+    command = f"the spool at {old} still holds 1 undelivered item. Move it: "
+    command += f"`systemctl stop relayd; relayd spool move {new}`, or take the change back"
+    assert rig.process is not None
+    rig.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: command in str(status(rig)["config"]["error"]), "the reload says what to do")
+    assert rig.end() == 0
+    rig.spool, rig.socket = new, new / "relayd.sock"
+    rig.start()
+    wait_for(lambda: any(command in reason for reason in status(rig)["reasons"]), "the start says it, too")
+    assert rig.call("spool", "move", str(new)).exit_code == 1, "the relay runs"
+    assert rig.end() == 0
+    moved = rig.call("spool", "move", str(new))
+    assert moved.exit_code == 0, moved.output
+    assert not (old / "spool.db").exists()
+    rig.start_sandbox()
+    rig.start()
+    wait_for(lambda: rig.is_stored("owed.jpg"), "what was owed arrives from the new place")
+    assert not any("still holds" in reason for reason in status(rig)["reasons"])
