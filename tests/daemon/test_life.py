@@ -177,6 +177,7 @@ def test_a_database_damaged_while_running_is_salvaged_without_a_restart_by_hand(
 def test_a_bad_file_and_a_crash_start_with_the_last_good_configuration_and_say_so(rig: Rig, fault: str) -> None:
     rig.start_sandbox()
     rig.start()
+    wait_for((rig.spool / "last-good.json").exists, "it is at work, and kept")
     rig.kill_relay()
     good = rig.config.read_text()
     rig.config.write_text(good + fault)
@@ -196,6 +197,7 @@ def test_a_bad_file_and_a_crash_start_with_the_last_good_configuration_and_say_s
 
 def test_a_damaged_copy_of_the_last_good_configuration_is_ignored(rig: Rig) -> None:
     rig.start()
+    wait_for((rig.spool / "last-good.json").exists, "it is kept")
     assert rig.end() == 0
     copies = [rig.spool / "last-good.json", rig.config.parent / ".relayd.toml.last-good.json"]
     for copy in copies:
