@@ -21,6 +21,7 @@ from relayd.errors import RelaydError, SpoolError, WrongRequest
 from relayd.files import printable
 from relayd.model import Priority
 from relayd.operations import Operations
+from relayd.pausing import Pausable
 from relayd.reports import MODELS, CameraCommand, Command
 from relayd.spool import Correspondence
 
@@ -137,9 +138,9 @@ class CommandDesk:
         asked = command.model_dump(exclude={"id"})
         match name:
             case "pause":
-                return await operations.pause(asked["destination"])
+                return await operations.pausing.pause(*_which(asked))
             case "resume":
-                return await operations.resume(asked["destination"])
+                return await operations.pausing.resume(*_which(asked))
             case "flush":
                 return await operations.flush(asked["destination"])
             case "retry":
@@ -165,6 +166,15 @@ class CommandDesk:
             return False
         self._tokens -= 1.0
         return True
+
+
+def _which(asked: Mapping[str, Any]) -> tuple[str | None, Pausable | None]:
+    """Name and kind; only one may be named. Raises WrongRequest."""
+    ways: Mapping[str, Pausable | None] = {"destination": "destination", "source": "source", "name": None}
+    named = [(asked[key], kind) for key, kind in ways.items() if asked[key] is not None]
+    if len(named) > 1:
+        raise WrongRequest("name one destination or one source, not several")
+    return named[0] if named else (None, None)
 
 
 def read(payload: bytes) -> Document:

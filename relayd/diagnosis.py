@@ -131,7 +131,7 @@ class Examiner:
 
 def _sources(views: Views, settings: HealthConfig) -> Iterator[tuple[str, Fault]]:
     for name, view in views.sources.items():
-        if view.state != "ok":
+        if view.state not in ("ok", "paused"):
             is_fault = view.state == "fault"
             lasts = settings.fault_after if is_fault else settings.waiting_after
             told = None if name == OWN_HEALTH else lasts  # it would tell of not being able to tell
@@ -200,7 +200,9 @@ def _notes(views: Views, counters: SpoolCounters) -> Iterator[str]:
     for name, view in views.destinations.items():
         if view.state == "paused":
             yield f"destination {name}: {view.reason}"
-    for name in views.sources:
+    for name, source in views.sources.items():
+        if source.state == "paused":
+            yield f"source {name}: {source.reason}"
         quarantined = counters.sources.get(name, SourceCounters()).quarantined
         if quarantined:
             yield f"source {name}: {quarantined} in quarantine, `relayd items --state quarantined`"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -21,7 +21,8 @@ from relayd.errors import ConfigError, SpoolError
 from relayd.location import Whereabouts
 from relayd.lookout import Lookout
 from relayd.memory import Notes
-from relayd.operations import Operations, Parts, paused_note
+from relayd.operations import Operations, Parts
+from relayd.pausing import Pausable, paused_note
 from relayd.plan import OWN, Key, Plan, broker_of, changed, plan_of
 from relayd.reporter import Reporter
 from relayd.rules import RuleBook, compile_rules
@@ -83,11 +84,14 @@ class Builder:
             raise refusal from error
         return Generation(loaded=loaded, plan=plan, parts=parts, rules=book, reporter=reporter)
 
-    async def _held(self, loaded: Loaded, before: Generation | None) -> frozenset[str]:
-        """The destinations that a person paused, of those that nothing delivers to yet."""
-        present = {} if before is None else before.parts.workers
-        new = [name for name in loaded.config.destination if name not in present]
-        return frozenset([name for name in new if await self._spool.note(paused_note(name)) is not None])
+    async def _held(self, loaded: Loaded, before: Generation | None) -> frozenset[Key]:
+        """The destinations and sources that a person paused, of those that do not run yet."""
+        parts = Parts() if before is None else before.parts
+        present: Mapping[Pausable, Collection[str]] = {"destination": parts.workers, "source": parts.sources}
+        plan = plan_of(loaded.config)
+        new = [(kind, key.name) for kind in present for key in plan if key.kind == kind]
+        new = [(kind, name) for kind, name in new if name not in present[kind]]
+        return frozenset([Key(kind, name) for kind, name in new if await self._spool.note(paused_note(name, kind))])
 
     def _reporter(self, work: _Work, before: Generation | None) -> Reporter | None:
         fleet = work.config.fleet
@@ -126,7 +130,7 @@ class _Work:
         self._at = key
         return key in self._new
 
-    def parts(self, spool: Spool, traffic: Traffic, lookout: Lookout, held: Collection[str]) -> Parts:
+    def parts(self, spool: Spool, traffic: Traffic, lookout: Lookout, held: Collection[Key]) -> Parts:
         for name, section in self.config.destination.items():
             if self.begins(Key("destination", name)):
                 self._destinations[name] = destinations.build(name, section, self._surroundings)
@@ -153,6 +157,9 @@ class _Work:
                     built_source.silence.resume(spool.counters.sources[name].last_at)
         if self.begins(OWN):
             self._sources[OWN.name] = OwnHealth(spool, lookout)
+        for name, source_built in self._sources.items():
+            if self._is_source_held(name, held):
+                source_built.hold()
         return Parts(
             brokers=self.brokers,
             sources={
@@ -164,10 +171,14 @@ class _Work:
             workers=workers,
         )
 
-    def _is_held(self, name: str, held: Collection[str]) -> bool:
+    def _is_held(self, name: str, held: Collection[Key]) -> bool:
         """A pause by hand outlives the change of a destination, whatever the notes said a moment ago."""
         present = self._before.workers.get(name)
-        return name in held if present is None else present.view().state == "paused"
+        return Key("destination", name) in held if present is None else present.view().state == "paused"
+
+    def _is_source_held(self, name: str, held: Collection[Key]) -> bool:
+        present = self._before.sources.get(name)
+        return Key("source", name) in held if present is None else present.is_held
 
     async def undo(self) -> None:
         """Leave brokers that stay, at once; then close what was opened."""

@@ -355,10 +355,10 @@ class CameraView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceView:
-    """What status shows of a source. `state` is ok, waiting or fault; `reason` is empty when ok. Until `is_known`, it
-    had no time yet since the start to show whether it works."""
+    """What status shows of a source. `state` is ok, waiting, paused or fault; `reason` is empty when ok. Until
+    `is_known`, it had no time yet since the start to show whether it works."""
 
-    state: Literal["ok", "waiting", "fault"]
+    state: Literal["ok", "waiting", "paused", "fault"]
     reason: str
     last_at: float | None
     is_known: bool = True

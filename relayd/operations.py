@@ -1,4 +1,4 @@
-"""What a person may do to the queue: look, ask why, retry, drop, pause, resume, hand over.
+"""What a person may do to the queue: look, ask why, retry, drop; `pausing` and `handover` are the rest.
 
 Promises: the control socket, the web page and fleet commands all come through here, so each means the same everywhere.
 Results are JSON documents; what cannot be done is a RelaydError in words.
@@ -22,6 +22,7 @@ from relayd.errors import UnknownItem, UnknownName
 from relayd.files import printable
 from relayd.handover import HandOver
 from relayd.model import DestinationView
+from relayd.pausing import Pausing
 from relayd.sources.base import Source
 from relayd.spool import ItemDetail, Spool
 from relayd.threads import in_own_thread
@@ -77,11 +78,6 @@ class Parts:
         return None if worker is None else worker.view()
 
 
-def paused_note(destination: str) -> str:
-    """The durable note in the spool that says a person paused this destination."""
-    return f"paused:{destination}"
-
-
 class Operations:
     """One relay's queue, in the hands of a person."""
 
@@ -93,6 +89,8 @@ class Operations:
         self._snapshot = snapshot
         self.handover = HandOver(spool, lambda: parts().destinations)
         """What a person, or the fleet, hands over."""
+        self.pausing = Pausing(spool, lambda: parts().workers, lambda: parts().sources)
+        """What a person, or the fleet, pauses and resumes."""
 
     # --- looking
 
@@ -199,24 +197,6 @@ class Operations:
         dropped = await self._spool.drop(item_ids, now=clock.now())
         log.info("dropped by hand: %d", dropped)
         return {"dropped": dropped}
-
-    async def pause(self, name: str | None) -> dict[str, Any]:
-        """Start nothing new towards a destination (None: all), until resumed, also after a restart."""
-        names = self._named(name)
-        for one in names:
-            await self._spool.set_note(paused_note(one), clock.rfc3339(clock.now()))
-            self._parts().workers[one].hold()
-        log.info("paused by hand: %s", ", ".join(names))
-        return {"paused": names}
-
-    async def resume(self, name: str | None) -> dict[str, Any]:
-        """Deliver again, at once."""
-        names = self._named(name)
-        for one in names:
-            await self._spool.set_note(paused_note(one), None)
-            self._parts().workers[one].release()
-        log.info("resumed by hand: %s", ", ".join(names))
-        return {"resumed": names}
 
     async def flush(self, name: str | None) -> dict[str, Any]:
         """Do not wait any longer where a destination (None: any) could not be had: `{"flushed": [names]}`."""

@@ -108,7 +108,7 @@ class RunningParts:
             case "destination":
                 return parts.workers[key.name].run
             case "source":
-                return partial(parts.sources[key.name].run, intake.put)
+                return partial(parts.sources[key.name].serve, intake.put)
             case "incidents":
                 return intake.collector.run
             case "upkeep":

@@ -52,10 +52,12 @@ def heart(part: str) -> Iterator[None]:
         yield
     finally:
         _part.reset(before)
-        pulse = _present.get()
-        if pulse is not None:
-            for name in [name for name in pulse.due if name == part or name.startswith(f"{part}: ")]:
-                del pulse.due[name]
+        _forget(part)
+
+
+def rest() -> None:
+    """This part does nothing until it beats again, however long that is."""
+    _forget(_part.get())
 
 
 def beat(rest_seconds: float, loop: str = "") -> None:
@@ -63,3 +65,10 @@ def beat(rest_seconds: float, loop: str = "") -> None:
     pulse, part = _present.get(), _part.get()
     if pulse is not None and part:
         pulse.due[f"{part}: {loop}" if loop else part] = clock.monotonic() + rest_seconds + GRACE_SECONDS
+
+
+def _forget(part: str) -> None:
+    pulse = _present.get()
+    if pulse is not None:
+        for name in [name for name in pulse.due if name == part or name.startswith(f"{part}: ")]:
+            del pulse.due[name]

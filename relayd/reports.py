@@ -200,10 +200,21 @@ class StatusCommand(Command):
 
 
 class OneOrAllCommand(Command):
-    """`pause`, `resume`, `flush`: this destination, or all."""
+    """`flush`: this destination, or all."""
 
     destination: Annotated[Name | None, Field(validation_alias=AliasChoices("destination", "name"))] = None
     """Absent: all of them. `name` is understood too."""
+
+
+class PauseCommand(Command):
+    """`pause`, `resume`: this destination, this source, or all destinations."""
+
+    destination: Name | None = None
+    """Absent, and `source` too: all destinations."""
+    source: Name | None = None
+    """A source, instead of a destination."""
+    name: Name | None = None
+    """Whichever of them is called so, instead of both."""
 
 
 class RetryCommand(Command):
@@ -241,8 +252,8 @@ class CameraCommand(Command):
 
 MODELS: Mapping[str, type[Command]] = {
     "status": StatusCommand,
-    "pause": OneOrAllCommand,
-    "resume": OneOrAllCommand,
+    "pause": PauseCommand,
+    "resume": PauseCommand,
     "flush": OneOrAllCommand,
     "retry": RetryCommand,
     "ptz": CameraCommand,
@@ -282,7 +293,7 @@ def event_schema() -> dict[str, Any]:
 
 def command_schema() -> dict[str, Any]:
     """Of the payload; its command is the last level of the topic."""
-    return _titled("command", RetryCommand | OneOrAllCommand | StatusCommand | CameraCommand)
+    return _titled("command", RetryCommand | PauseCommand | OneOrAllCommand | StatusCommand | CameraCommand)
 
 
 def response_schema() -> dict[str, Any]:

@@ -69,7 +69,7 @@ class SpoolStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceStatus:
-    state: Literal["ok", "waiting", "fault"]
+    state: Literal["ok", "waiting", "paused", "fault"]
     reason: str
     captured: int
     repeated: int

@@ -117,6 +117,11 @@ class PartThreads:
         hangs = [hang for work in self._busy if (hang := work.hang) is not None]
         return min(hangs, key=lambda hang: hang.since, default=None)
 
+    async def idle(self) -> None:
+        """Until nothing is under way any more."""
+        while self._busy:
+            await asyncio.wait([work.future for work in self._busy])
+
     def stop(self) -> None:
         """Work that asks whether it shall go on ends at its next block, from now on; the rest goes on."""
         self._is_stopping = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -182,31 +182,44 @@ def drop(options: Options, item_ids: Sequence[str], as_json: bool) -> None:
         raise Refused("nothing was dropped: none of these waits or is dead; `relayd why ID` says where it stands")
 
 
-@click.command()
-@click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.pass_obj
-def pause(options: Options, name: str | None, as_json: bool) -> None:
-    """Stop delivering to one destination, or to all.
+def _names_part(command: Callable[..., None]) -> Callable[..., None]:
+    """`[NAME]`, and which kind of part it is where two are called so."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
+        click.option("--destination", "kind", flag_value="destination", help="NAME is a destination."),
+        click.option("--source", "kind", flag_value="source", help="NAME is a source; without NAME: all sources."),
+        click.argument("name", required=False),
+    ):
+        command = option(command)
+    return command
 
-    Until `relayd resume`, also after a restart. What is under way is finished; files are still taken and kept.
+
+@click.command()
+@_names_part
+@click.pass_obj
+def pause(options: Options, name: str | None, kind: str | None, as_json: bool) -> None:
+    """Stop delivering to one destination, or to all, or taking from one source.
+
+    Until `relayd resume`, also after a restart. What is under way is finished. A paused destination loses nothing:
+    files are still taken and kept. A paused folder is let go of, so that it can be unmounted, and files stay in it.
+    Topics are unsubscribed: what is published meanwhile never comes.
     """
-    result = Relay(options).post(_to("pause", name))
-    _tell(result, as_json, f"paused: {escaped(', '.join(result['paused'])) or 'no destinations'}")
+    result = Relay(options).post("/api/v1/pause", {"name": name, "kind": kind})
+    means = f": {result['text']}" if "text" in result else ""
+    _tell(result, as_json, f"paused: {_names(result['paused'])}{escaped(means)}")
 
 
 @click.command()
-@click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@_names_part
 @click.pass_obj
-def resume(options: Options, name: str | None, as_json: bool) -> None:
-    """Deliver again to one destination, or to all."""
-    result = Relay(options).post(_to("resume", name))
-    _tell(result, as_json, f"resumed: {escaped(', '.join(result['resumed'])) or 'no destinations'}")
+def resume(options: Options, name: str | None, kind: str | None, as_json: bool) -> None:
+    """Deliver again to one destination, or to all, or take from one source again."""
+    result = Relay(options).post("/api/v1/resume", {"name": name, "kind": kind})
+    _tell(result, as_json, f"resumed: {_names(result['resumed'])}")
 
 
-def _to(verb: str, name: str | None) -> str:
-    return f"/api/v1/{verb}" if name is None else f"/api/v1/destinations/{in_path(name)}/{verb}"
+def _names(names: Sequence[str]) -> str:
+    return escaped(", ".join(names)) or "nothing"
 
 
 def _tell(result: Document, as_json: bool, sentence: str) -> None:

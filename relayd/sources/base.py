@@ -6,13 +6,18 @@ acknowledges the message. `put` may raise SpoolFull: keep, wait, try again.
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import ClassVar, Protocol
 
+from relayd import pulse
 from relayd.fields import Duration, Section
 from relayd.model import Capture, Finding, Held, Item, Known, Origin, SourceView
 from relayd.sources.silence import Silence
+
+LET_GO_SECONDS = 10.0
+"""How long whoever pauses a source waits until it has let go of everything."""
 
 __all__ = ["Held", "Known", "Ledger", "Put", "Source", "SourceConfig", "SourceView"]
 
@@ -55,14 +60,65 @@ class Ledger(Protocol):
 
 
 class Source(ABC):
-    """One configured source. `run` never returns by itself; it ends by cancellation."""
+    """One configured source. `run` never returns by itself; it ends by cancellation. `serve` is `run` while nobody
+    holds it."""
 
     Config: ClassVar[type[SourceConfig]]
     """The model of this type's `[source.NAME]` section."""
+    while_held: ClassVar[str]
+    """What becomes of what it would take while a person holds it: words that follow a colon."""
 
-    name: str
-    silence: Silence
-    """Made with `expect_every`, and told whenever something came."""
+    def __init__(self, name: str, silence: Silence) -> None:
+        """`silence`: made with `expect_every`, and told whenever something came."""
+        self.name = name
+        self.silence = silence
+        self.is_held = False
+        self._released = asyncio.Event()
+        self._work: asyncio.Task[None] | None = None
+
+    async def serve(self, put: Put) -> None:
+        """`run`, for ever, except while it is held."""
+        while True:
+            if self.is_held:
+                pulse.rest()
+                await self._released.wait()
+            self._work = work = asyncio.create_task(self.run(put), name=f"source {self.name}")
+            try:
+                await asyncio.wait({work})
+            except asyncio.CancelledError:
+                work.cancel()
+                await asyncio.wait({work})
+                raise
+            if not work.cancelled():
+                return work.result()
+
+    def hold(self) -> None:
+        """A person paused it: take nothing until `release`, and let go of everything that is open."""
+        if self._work is not None and not self.is_held:
+            self._work.cancel()
+        self.is_held = True
+        self._released.clear()
+
+    def release(self) -> None:
+        """Go on. Silence counts from now on."""
+        self.is_held = False
+        self.silence.start_over()
+        self._released.set()
+
+    async def has_let_go(self) -> bool:
+        """Whether a source that is held has come to its end, with nothing open any more; waits a while for it."""
+        try:
+            async with asyncio.timeout(LET_GO_SECONDS):
+                if self._work is not None:
+                    await asyncio.wait({self._work})
+                await self.let_go()
+        except TimeoutError:
+            return False
+        return True
+
+    async def let_go(self) -> None:
+        """Until all that `run` opened is closed, once it has ended."""
+        return
 
     @abstractmethod
     async def run(self, put: Put) -> None:
@@ -84,6 +140,9 @@ class Source(ABC):
 
     def view(self) -> SourceView:
         """For the status snapshot; cheap, no I/O."""
+        if self.is_held:
+            reason = f"paused by hand, `relayd resume {self.name}`: {self.while_held}"
+            return SourceView(state="paused", reason=reason, last_at=self.state().last_at)
         return self.silence.judge(self.state())
 
     @abstractmethod

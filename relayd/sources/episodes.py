@@ -45,12 +45,13 @@ class EpisodesSource(Source):
     """The episodes of one `[source.NAME]`."""
 
     Config: ClassVar[type[SourceConfig]] = EpisodesConfig
+    while_held: ClassVar[str] = "the server is not asked, and episodes are taken after that"
 
     def __init__(self, name: str, config: EpisodesConfig, ledger: Ledger, surroundings: Surroundings) -> None:
         section = surroundings.sections.get(config.watcher)
         if not isinstance(section, WatcherLogin):
             raise ValueError(f'source {name}: there is no destination "{config.watcher}" of type watcher')
-        self.name = name
+        super().__init__(name, Silence(config.expect_every, "episode"))
         self.config = config
         self.memory = surroundings.memory(f"source:{name}")
         self.taken: dict[bytes, int] = {}
@@ -62,7 +63,6 @@ class EpisodesSource(Source):
         self._followers: list[_Follower] = []
         self._put: Put | None = None
         self._last_at: float | None = None
-        self.silence = Silence(config.expect_every, "episode")
         self._is_away = False
         self._refused_at = float("-inf")
 

@@ -39,11 +39,12 @@ class FolderSource(Source):
     """One drop folder. `run` opens it again and again; all that concerns it while it is open is a `Visit`."""
 
     Config: ClassVar[type[SourceConfig]] = FolderConfig
+    while_held: ClassVar[str] = "files stay in its folder, which may be unmounted"
 
     def __init__(
         self, name: str, config: FolderConfig, ledger: Ledger, surroundings: Surroundings | None = None
     ) -> None:
-        self.name = name
+        super().__init__(name, Silence(config.expect_every, "file"))
         self._config = config
         self._ledger = ledger
         self._faults = Faults(name)
@@ -51,7 +52,6 @@ class FolderSource(Source):
         self._last_at: float | None = None
         self._unfinished = Unfinished(config.unfinished_after if config.unfinished == "take" else None)
         self._threads: PartThreads | None = None
-        self.silence = Silence(config.expect_every, "file")
 
     async def run(self, put: Put) -> None:
         self._threads = threads = PartThreads(f"source-{self.name}", THREADS)
@@ -61,6 +61,10 @@ class FolderSource(Source):
                 await asyncio.sleep(REOPEN_SECONDS)
         finally:
             threads.close()
+
+    async def let_go(self) -> None:
+        if self._threads is not None:
+            await self._threads.idle()
 
     async def _visit_once(self, put: Put, threads: PartThreads) -> None:
         try:
@@ -152,6 +156,8 @@ class FolderSource(Source):
         )
 
     def _why_not_taken(self, inside: bytes) -> str:
+        if self.is_held:
+            return f"Source {self.name} is {self.view().reason}."
         wanted = PathFilter(self._config.include, self._config.exclude)
         if is_unfinished(inside.rpartition(b"/")[2]):
             return "Its name is one that writers use for hidden or unfinished files: such are never taken."

@@ -37,10 +37,10 @@ class OwnHealth(Source):
     """What stands, as `lookout` sees it, against what was told, as the ledger knows it."""
 
     Config: ClassVar[type[SourceConfig]] = SourceConfig
-    name = OWN_HEALTH
+    while_held: ClassVar[str] = "what breaks and lasts is said after that"
 
     def __init__(self, ledger: Ledger, lookout: Lookout) -> None:
-        self.silence = Silence(None, "event")
+        super().__init__(OWN_HEALTH, Silence(None, "event"))
         self._ledger = ledger
         self._lookout = lookout
         self._trouble = ""

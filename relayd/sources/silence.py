@@ -38,6 +38,10 @@ class Silence:
         """It brought something just now."""
         self._heard_at = clock.monotonic()
 
+    def start_over(self) -> None:
+        """It may bring something from now on."""
+        self._built_at = self._heard_at = clock.monotonic()
+
     def judge(self, view: SourceView) -> SourceView:
         """The view of a source that does not look at the time, with its silence."""
         if self._expected_seconds is None or view.state != "ok":

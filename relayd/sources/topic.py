@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from relayd import clock, jsontext, mediatype
-from relayd.broker import Broker, Message
+from relayd.broker import Broker, Message, Subscription
 from relayd.files import printable
 from relayd.model import Arrival, Capture, Finding, Item, Kind, Origin, SourceView
 from relayd.sources.base import Ledger, Put, Source, SourceConfig
@@ -45,9 +45,10 @@ class TopicSource(Source):
     """The topics of one `[source.NAME]`. Subscribes when it is built; nothing is taken before `run`."""
 
     Config: ClassVar[type[SourceConfig]] = TopicConfig
+    while_held: ClassVar[str] = "its topics are unsubscribed, and what is published meanwhile never comes"
 
     def __init__(self, name: str, config: TopicConfig, ledger: Ledger, surroundings: Surroundings) -> None:
-        self.name = name
+        super().__init__(name, Silence(config.expect_every, "message"))
         self._config = config
         self._ledger = ledger
         self._broker: Broker = surroundings.brokers[config.broker]
@@ -60,21 +61,11 @@ class TopicSource(Source):
         self._refused_at = float("-inf")
         self._thinned = 0
         self._last_at: float | None = None
-        self.silence = Silence(config.expect_every, "message")
         self._free_at = 0.0
         self._seen_at: OrderedDict[str, float] = OrderedDict()
         self._leftovers: set[bytes] = set()
         self._connections = 0
-        self._subscription = self._broker.subscribe(
-            config.topics,
-            self._take,
-            name=f"source {name}",
-            qos=config.qos,
-            retained=config.retained,
-            confirmed=self._forget,
-            on_skipped=self._skipped,
-        )
-        self._broker.on_connected(self._connected)
+        self._subscription: Subscription | None = self._subscribe()
 
     async def run(self, put: Put) -> None:
         self._put = put
@@ -82,15 +73,46 @@ class TopicSource(Source):
         try:
             await asyncio.Event().wait()
         finally:
-            if not self._has_left:
+            if not self._has_left and not self.is_held:
                 self._is_ready.clear()
 
+    def _subscribe(self) -> Subscription:
+        config = self._config
+        self._broker.on_connected(self._connected)
+        return self._broker.subscribe(
+            config.topics,
+            self._take,
+            name=f"source {self.name}",
+            qos=config.qos,
+            retained=config.retained,
+            confirmed=self._forget,
+            on_skipped=self._skipped,
+        )
+
     def leave(self) -> None:
-        """What was routed here already is taken to its end, so that the connection can acknowledge it."""
         self._has_left = True
-        self._connections += 1  # what may come again is the successor's business now
+        self._unsubscribe()
+
+    def hold(self) -> None:
+        """Others use the connection: what is not acknowledged would be in their way, so nothing is asked for."""
+        super().hold()
+        self._unsubscribe()
+        self._broker.renew()
+
+    def release(self) -> None:
+        if self._subscription is None:
+            self._subscription = self._subscribe()
+            self._broker.renew()
+        super().release()
+
+    def _unsubscribe(self) -> None:
+        """What was routed here already is taken to its end, so that the connection can acknowledge it."""
+        if self._subscription is None:
+            return
+        self._connections += 1  # what may come again is no business of this subscription any more
         self._broker.unsubscribe(self._subscription)
         self._broker.off_connected(self._connected)
+        self._subscription = None
         if self._put is not None:
             self._is_ready.set()
 
@@ -101,7 +123,8 @@ class TopicSource(Source):
         if not self._broker.is_connected:
             state, reason = broker.state, f"broker {self._broker.name}: {broker.reason}"
             return SourceView(state="fault" if state == "fault" else "waiting", reason=reason, last_at=self._last_at)
-        reason = self._subscription.reason or self._faults.reason
+        refused = "" if self._subscription is None else self._subscription.reason
+        reason = refused or self._faults.reason
         return SourceView(state="fault" if reason else "ok", reason=reason, last_at=self._last_at)
 
     async def check(self) -> list[Finding]:

@@ -22,6 +22,7 @@ from relayd.errors import RelaydError, SpoolFull, UnknownItem, UnknownName, Wron
 from relayd.files import origin_of, text_of
 from relayd.model import OpenFile
 from relayd.operations import Operations
+from relayd.pausing import Pausable
 from relayd.threads import in_own_thread
 from relayd.web import asked, metrics
 
@@ -71,8 +72,10 @@ def build(operations: Operations, admit: Admit) -> web.Application:
             web.post("/api/v1/drop", handlers.drop),
             web.post("/api/v1/pause", handlers.pause),
             web.post("/api/v1/resume", handlers.resume),
-            web.post("/api/v1/destinations/{name}/pause", handlers.pause),
-            web.post("/api/v1/destinations/{name}/resume", handlers.resume),
+            web.post("/api/v1/destinations/{name}/pause", handlers.pause_of("destination")),
+            web.post("/api/v1/destinations/{name}/resume", handlers.resume_of("destination")),
+            web.post("/api/v1/sources/{name}/pause", handlers.pause_of("source")),
+            web.post("/api/v1/sources/{name}/resume", handlers.resume_of("source")),
             web.post("/api/v1/send", handlers.send),
             web.get("/metrics", handlers.metrics),
             web.get("/healthz", handlers.healthz),
@@ -146,12 +149,26 @@ class Handlers:
         return _answer(await self._operations.close_incident(request.match_info["id"]))
 
     async def pause(self, request: web.Request) -> web.Response:
-        await _body(request, asked.NothingAsked)
-        return _answer(await self._operations.pause(request.match_info.get("name")))
+        wanted = await _body(request, asked.PauseAsked)
+        return _answer(await self._operations.pausing.pause(wanted.name, wanted.kind))
 
     async def resume(self, request: web.Request) -> web.Response:
-        await _body(request, asked.NothingAsked)
-        return _answer(await self._operations.resume(request.match_info.get("name")))
+        wanted = await _body(request, asked.PauseAsked)
+        return _answer(await self._operations.pausing.resume(wanted.name, wanted.kind))
+
+    def pause_of(self, kind: Pausable) -> Handler:
+        async def pause(request: web.Request) -> web.Response:
+            await _body(request, asked.NothingAsked)
+            return _answer(await self._operations.pausing.pause(request.match_info["name"], kind))
+
+        return pause
+
+    def resume_of(self, kind: Pausable) -> Handler:
+        async def resume(request: web.Request) -> web.Response:
+            await _body(request, asked.NothingAsked)
+            return _answer(await self._operations.pausing.resume(request.match_info["name"], kind))
+
+        return resume
 
     async def send(self, request: web.Request) -> web.Response:
         """The body goes to a file inside the spool, and from there the way of every other item."""

@@ -87,6 +87,13 @@ class NothingAsked(Asked):
     """The address says it all."""
 
 
+class PauseAsked(Asked):
+    """`POST /api/v1/pause`, `resume`: this one, or every destination. `kind` says which where both are called so."""
+
+    name: Name | None = None
+    kind: Literal["destination", "source"] | None = None
+
+
 class SendAsked(Asked):
     """`POST /api/v1/send?…`: the file itself is the body. `arguments` is a JSON object of the action's arguments."""
 

@@ -169,6 +169,21 @@ def test_a_pause_holds_until_resumed(relay: RunningRelay) -> None:
     assert relay.call("pause", "absent").exit_code == 1
 
 
+def test_a_source_is_paused_by_its_name_and_lets_go_of_its_folder(relay: RunningRelay) -> None:
+    assert relay.call("pause", "camera").output == "paused: camera: files stay in its folder, which may be unmounted\n"
+    assert relay.process is not None
+    open_links = [str(link.readlink()) for link in Path(f"/proc/{relay.process.pid}/fd").iterdir()]
+    assert str(relay.drop) not in open_links
+    assert relay.json("status")["sources"]["camera"]["state"] == "paused"
+    shown = relay.call("status").output
+    assert "source camera: paused by hand, `relayd resume camera`" in " ".join(shown.split())
+    assert relay.json("resume", "camera") == {"resumed": ["camera"]}
+    assert relay.json("status")["sources"]["camera"]["state"] != "paused"
+    refused = relay.call("pause", "absent")
+    assert "no destination or source absent; there are: camera, rapidsos" in refused.stderr
+    assert "no source rapidsos; there are: camera" in relay.call("pause", "--source", "rapidsos").stderr
+
+
 def test_a_dropped_item_ends_the_alerts_and_a_retry_says_what_it_did(relay: RunningRelay, tmp_path: Path) -> None:
     sent = relay.send(picture(tmp_path / "unwanted.jpg"))
     assert relay.call("retry", sent).exit_code == 1

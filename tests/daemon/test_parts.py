@@ -21,6 +21,7 @@ from relayd.generation import Builder
 from relayd.lookout import Lookout
 from relayd.operations import Operations
 from relayd.parts import RunningParts
+from relayd.pausing import Pausing
 from relayd.plan import Key, plan_of
 from relayd.spool import Spool, SpoolConfig
 from tests.patience import PATIENT_SECONDS
@@ -196,6 +197,23 @@ async def test_a_pause_by_hand_outlives_the_change_of_its_destination(tmp_path: 
         running.parts.workers["hook"].hold()
         await running.change_to(loaded(tmp_path, {**SOME, "hook": 7}))
         assert running.parts.workers["hook"].view().state == "paused"
+
+
+async def test_a_source_paused_by_hand_stays_so_when_it_is_changed_or_built_anew(tmp_path: Path) -> None:
+    async with running_parts(tmp_path) as running:
+        await running.change_to(loaded(tmp_path, SOME))
+        pausing = Pausing(running.spool, lambda: running.parts.workers, lambda: running.parts.sources)
+        for name in ("drop", "topic-a"):
+            assert (await pausing.pause(name))["paused"] == [name]
+        await running.change_to(loaded(tmp_path, {**SOME, "folder": 7, "topic a": 7}))
+        assert [running.parts.sources[name].view().state for name in ("drop", "topic-a")] == ["paused"] * 2
+        assert not running.parts.brokers["a"].subscriptions
+        await running.change_to(loaded(tmp_path, {**SOME, "folder": None}))
+        await running.change_to(loaded(tmp_path, SOME))
+        assert running.parts.sources["drop"].view().state == "paused"
+        assert await pausing.resume("drop") == {"resumed": ["drop"]}
+        await running.change_to(loaded(tmp_path, {**SOME, "folder": 7}))
+        assert running.parts.sources["drop"].view().state != "paused"
 
 
 async def test_limits_of_the_spool_hold_from_the_reload_on(tmp_path: Path) -> None:

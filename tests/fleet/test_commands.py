@@ -51,6 +51,11 @@ def test_pause_resume_flush_and_retry_do_what_the_command_line_does(relay: Rig, 
     assert onlooker.ask(DEVICE, "resume", "2")["result"] == {"resumed": ["rapidsos"]}
     assert state_of(relay) == "ok"
     assert onlooker.ask(DEVICE, "pause", "3", name="rapidsos")["result"] == {"paused": ["rapidsos"]}
+    paused = onlooker.ask(DEVICE, "pause", "3s", source="camera")["result"]
+    assert (paused["paused"], "unmounted" in paused["text"]) == (["camera"], True)
+    assert onlooker.ask(DEVICE, "resume", "3r", name="camera")["result"] == {"resumed": ["camera"]}
+    both = onlooker.ask(DEVICE, "pause", "3b", source="camera", destination="rapidsos")
+    assert both["error"] == "name one destination or one source, not several"
     assert onlooker.ask(DEVICE, "flush", "4")["result"] == {"flushed": ["rapidsos"]}
     assert onlooker.ask(DEVICE, "retry", "5")["result"] == {"retried": 0}
 
