@@ -28,6 +28,11 @@ class Faults:
         if was is not None:
             log.info("source %s: no longer so: %s", self._source, was, extra=about(source=self._source))
 
+    def clear_all_but(self, kind: str) -> None:
+        """What they were about is gone."""
+        for other in [each for each in self._reasons if each != kind]:
+            self.clear(other)
+
     @property
     def reason(self) -> str:
         """Why the source is at fault; empty if it is not."""

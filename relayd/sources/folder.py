@@ -54,6 +54,7 @@ class FolderSource(Source):
         self._threads: PartThreads | None = None
 
     async def run(self, put: Put) -> None:
+        self._faults.clear_all_but("folder")  # what was so before a pause is found out anew
         self._threads = threads = PartThreads(f"source-{self.name}", THREADS)
         try:
             while True:
@@ -87,6 +88,7 @@ class FolderSource(Source):
         finally:
             self._visit.leave()
             self._visit = None
+        self._faults.clear_all_but("folder")
         self._faults.set("folder", reason)
 
     def _on_accepted(self) -> None:

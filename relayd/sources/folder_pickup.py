@@ -36,6 +36,7 @@ from relayd.sources.folder_file import (
 )
 from relayd.sources.folder_scan import Audit, Scanner, Wish, key_of
 from relayd.sources.folder_threads import Threads
+from relayd.sources.folder_watch import Watch
 
 log = logging.getLogger("relayd.sources")
 
@@ -91,10 +92,11 @@ class Pickup:
             concurrency=terms.concurrency, quiet_seconds=terms.quiet_seconds, start=self._start, hungry=hungry
         )
 
-    def wish(self, enter: Callable[[int, bytes], None]) -> Wish:
+    def wish(self, watch: Watch | None, *, is_due: bool) -> Wish:
         """What the next scan should look for."""
         held = self.backlog.held()
-        return Wish(known=self.known, skip=held, limit=max(0, MOST_NAMES - len(held)), enter=enter)
+        self._no_longer_failing(*(self._failing - held))
+        return Wish(known=self.known, skip=held, limit=max(0, MOST_NAMES - len(held)), watch=watch, is_due=is_due)
 
     def apply(self, audit: Audit) -> None:
         """What became of files that the ledger knows."""
@@ -260,9 +262,9 @@ class Pickup:
         self._faults.set("taking", f"cannot take {files.printable(path)}: {reason}")
         self.backlog.park(path, RETRY_SECONDS, f"it could not be taken: {reason}")
 
-    def _no_longer_failing(self, path: bytes) -> None:
-        if path in self._failing:
-            self._failing.discard(path)
+    def _no_longer_failing(self, *paths: bytes) -> None:
+        if not self._failing.isdisjoint(paths):
+            self._failing.difference_update(paths)
             if not self._failing:
                 self._faults.clear("taking")
 

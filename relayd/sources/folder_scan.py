@@ -1,121 +1,193 @@
 """The truth about a drop folder: which files are there that nobody has looked at yet. Runs in threads.
 
-Promises: one pass over the names, without a stat for each; memory for one batch of names, and about 70 bytes for each
-file that the ledger knows. No symbolic link is followed, and sub-folders are opened one component at a time.
+Promises: one pass over the names, without a stat for each file; memory for one batch of names, and about 70 bytes for
+each file that the ledger knows. However many sub-folders there are, no file in them is out of sight, and a new one
+costs no look at the others. No symbolic link is followed, and sub-folders are opened one component at a time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from relayd import files, mediatype, progress
 from relayd.model import Origin
 from relayd.sources.base import Known
 from relayd.sources.folder_file import HARD_LINKED, TOO_BIG, UNREADABLE, FileDesk, Left, is_same_content
+from relayd.sources.folder_walk import AT_ONCE, Children, Frontier, Turn
+from relayd.sources.folder_watch import Watch
 from relayd.sources.path_filter import PathFilter
 
-MOST_FOLDERS = 10_000
+FOLDERS_AT_ONCE = 1000
+"""So many of those that are told of, of the newest, and of the rest, are listed by one scan: about 30 ms for each."""
 MOST_LEVELS = 400
+MOST_TROUBLES = 10
+NOTHING_AFTER = (2**63, b"")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """What one pass is for: at most `limit` files that are not in `skip`, and whose `key_of` is not in `known`.
+    """What one scan is for: at most `limit` files that are not in `skip`, and whose `key_of` is not in `known`.
 
-    `enter(descriptor, path)` is called for each sub-folder before its names are read: a watch set there misses nothing.
+    `watch` enters each sub-folder before its names are read, and so misses nothing; it leaves those that were looked
+    for and are not there. `is_due`: look at the newest sub-folders, and go on with the others; else only at those that
+    were told of.
     """
 
     known: Collection[int]
     skip: Collection[bytes]
     limit: int
-    enter: Callable[[int, bytes], None]
+    watch: Watch | None
+    is_due: bool
 
 
 @dataclass(slots=True)
 class Scan:
-    """What one pass found: up to a batch of candidates, oldest first, and whether there were more."""
+    """What one scan found: up to a batch of candidates, oldest first, and whether there were more."""
 
+    found: dict[bytes, None] = field(default_factory=dict)
     paths: list[bytes] = field(default_factory=list)
     has_more: bool = False
-    folders: set[bytes] = field(default_factory=set)
     troubles: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Scanner:
-    """Walks one open folder, and its sub-folders if `is_recursive`."""
+    """Walks one open folder, and its sub-folders if `is_recursive`, a bounded number at a time: those that it was told
+    of, then the newest, then the rest in turn. A tree of no more than `FOLDERS_AT_ONCE` is walked whole each time."""
 
-    folder_fd: int
-    wanted: PathFilter
-    is_recursive: bool
+    def __init__(self, *, folder_fd: int, wanted: PathFilter, is_recursive: bool) -> None:
+        self.folder_fd = folder_fd
+        self.wanted = wanted
+        self.is_recursive = is_recursive
+        self._told: deque[bytes] = deque()
+        self._first = Frontier()
+        self._newest = Frontier()
+        self._rest = Frontier()
+        self._rounds = 0
+        self._rounds_wanted = 1
+        self._troubles: dict[bytes, tuple[int, str]] = {}
+
+    def tell(self, path: bytes) -> None:
+        """There is something new about this sub-folder: it is looked at next, with all that is below it."""
+        if self.wanted.enters(path.rpartition(b"/")[2]):
+            self._told.append(path)
+
+    def ask_for_all(self) -> None:
+        """Everything must be looked at once more, from now on."""
+        self._rounds_wanted = self._rounds + (2 if self._rest else 1)
+
+    @property
+    def is_hurried(self) -> bool:
+        """Whether the next scan should follow at once."""
+        is_owed = self._rounds < self._rounds_wanted and bool(self._rest or self._newest)
+        return bool(self._told or self._first) or is_owed
 
     def scan(self, wish: Wish) -> Scan:
-        """One pass. Raises OSError if the folder itself cannot be read; a sub-folder that cannot is a trouble."""
+        """One scan. Raises OSError if the folder itself cannot be read; a sub-folder that cannot is a trouble."""
         scan = Scan()
-        walk = deque([b""])
-        while walk:
-            prefix = walk.popleft()
-            try:
-                self._scan_one(prefix, scan, walk, wish)
-            except OSError as error:
-                if not prefix:
-                    raise
-                if not isinstance(error, FileNotFoundError | NotADirectoryError):
-                    _note(scan, f"sub-folder {files.printable(prefix)}: {error.strerror}")
-        scan.paths.sort(key=self._age)
+        while self._told:
+            self._first.push(Turn(AT_ONCE, self._told.popleft()))
+        self._work_off(self._first, scan, wish, is_stopped_by_files=False)
+        if wish.is_due:
+            self._newest = Frontier(Turn(AT_ONCE, b""))
+            self._work_off(self._newest, scan, wish)
+            if not self._newest and not scan.has_more:
+                self._rest = Frontier()
+                self._end_round()
+                self._rounds_wanted = self._rounds
+        if not scan.has_more and (wish.is_due or self._rounds < self._rounds_wanted):
+            self._go_on(scan, wish)
+        scan.paths = sorted(scan.found, key=self._age)
+        scan.troubles = [text for _, text in self._troubles.values()]
         return scan
 
-    def _scan_one(self, prefix: bytes, scan: Scan, walk: deque[bytes], wish: Wish) -> None:
+    def _go_on(self, scan: Scan, wish: Wish) -> None:
+        """With the rest; where there is none, with what the newest left."""
+        if not self._rest:
+            self._rest, self._newest = self._newest, Frontier()
+        if self._rest:
+            self._work_off(self._rest, scan, wish)
+            if not self._rest and not scan.has_more:
+                self._end_round()
+
+    def _end_round(self) -> None:
+        self._troubles = {path: seen for path, seen in self._troubles.items() if seen[0] >= self._rounds - 1}
+        self._rounds += 1
+
+    def _work_off(self, frontier: Frontier, scan: Scan, wish: Wish, *, is_stopped_by_files: bool = True) -> None:
+        """Some of it. A folder with more files than are wanted now has another turn."""
+        again: list[Turn] = []
+        for _ in range(FOLDERS_AT_ONCE):
+            if not frontier or (scan.has_more and is_stopped_by_files):
+                break
+            turn = frontier.pop()
+            had_more, scan.has_more = scan.has_more, False
+            try:
+                self._scan_one(turn, frontier, scan, wish)
+                self._troubles.pop(turn.path, None)
+            except OSError as error:
+                if not turn.path:
+                    raise
+                self._not_listed(turn.path, error, wish)
+            if scan.has_more:
+                again.append(turn._replace(after=NOTHING_AFTER))
+            scan.has_more |= had_more
+        for turn in again:
+            frontier.push(turn)
+
+    def _not_listed(self, path: bytes, error: OSError, wish: Wish) -> None:
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            self._troubles.pop(path, None)
+            if wish.watch is not None:
+                wish.watch.leave(path)
+        else:
+            self._note(path, f"sub-folder {files.printable(path)}: {error.strerror}")
+
+    def _scan_one(self, turn: Turn, frontier: Frontier, scan: Scan, wish: Wish) -> None:
         progress.go_on()
-        folder_fd = self._open_folder(prefix)
-        try:
-            if prefix:
-                scan.folders.add(prefix)
-                wish.enter(folder_fd, prefix)
-            start = prefix + b"/" if prefix else b""
+        with files.opened_folder(self.folder_fd, turn.path) as folder_fd, frontier.children(turn) as children:
+            if turn.path and wish.watch is not None:
+                wish.watch.enter(folder_fd, turn.path)
+            start = turn.path + b"/" if turn.path else b""
             with os.scandir(b"/proc/self/fd/%d" % folder_fd) as entries:
                 for path, entry in _unknown(entries, start, wish.known):
-                    self._sort_in(path, entry, scan, walk, wish)
+                    if self.is_recursive and entry.is_dir(follow_symlinks=False):
+                        self._descend(path, entry, children)
+                    elif turn.has_files:
+                        self._sort_in(path, entry, scan, wish)
                     if scan.has_more and not self.is_recursive:
                         return
-        finally:
-            os.close(folder_fd)
 
-    def _sort_in(self, path: bytes, entry: os.DirEntry[bytes], scan: Scan, walk: deque[bytes], wish: Wish) -> None:
-        if self.is_recursive and entry.is_dir(follow_symlinks=False):
-            self._descend(path, entry.name, scan, walk)
-        elif path in wish.skip or not self.wanted.wants(path) or entry.is_dir(follow_symlinks=False):
+    def _sort_in(self, path: bytes, entry: os.DirEntry[bytes], scan: Scan, wish: Wish) -> None:
+        if path in wish.skip or not self.wanted.wants(path) or entry.is_dir(follow_symlinks=False):
             return
-        elif len(scan.paths) < wish.limit:
-            scan.paths.append(path)
+        if path in scan.found or len(scan.found) < wish.limit:
+            scan.found[path] = None
         else:
             scan.has_more = True
 
-    def _descend(self, path: bytes, name: bytes, scan: Scan, walk: deque[bytes]) -> None:
-        if not self.wanted.enters(name):
+    def _descend(self, path: bytes, entry: os.DirEntry[bytes], children: Children) -> None:
+        if not self.wanted.enters(entry.name):
             return
         if path.count(b"/") >= MOST_LEVELS:
-            _note(scan, f"sub-folder {files.printable(path)} is more than {MOST_LEVELS} levels deep")
-        elif len(scan.folders) + len(walk) >= MOST_FOLDERS:
-            _note(scan, f"there are more than {MOST_FOLDERS} sub-folders")
-        else:
-            walk.append(path)
+            self._note(path, f"sub-folder {files.printable(path)} is more than {MOST_LEVELS} levels deep")
+            return
+        with contextlib.suppress(FileNotFoundError):
+            children.add(path, entry.stat(follow_symlinks=False).st_mtime_ns)
+
+    def _note(self, path: bytes, trouble: str) -> None:
+        if len(self._troubles) < MOST_TROUBLES or path in self._troubles:
+            self._troubles[path] = (self._rounds, trouble)
 
     def _age(self, path: bytes) -> int:
         try:
             return self.stat(path).st_mtime_ns
         except OSError:
             return 0
-
-    def _open_folder(self, path: bytes) -> int:
-        if not path:
-            return os.dup(self.folder_fd)
-        with files.parent_of(self.folder_fd, path) as (parent_fd, name):
-            return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
 
     def stat(self, path: bytes) -> os.stat_result:
         """What is at `path` now, a link not followed. Raises OSError."""
@@ -125,14 +197,11 @@ class Scanner:
     def sync(self, paths: Collection[bytes]) -> None:
         """Make it durable that these names are gone. A folder that is gone itself needs none."""
         for prefix in {path.rpartition(b"/")[0] for path in paths}:
-            try:
-                folder_fd = self._open_folder(prefix)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            try:
+            with (
+                contextlib.suppress(FileNotFoundError, NotADirectoryError),
+                files.opened_folder(self.folder_fd, prefix) as folder_fd,
+            ):
                 files.fsync_folder(folder_fd)
-            finally:
-                os.close(folder_fd)
 
 
 @dataclass(slots=True)
@@ -182,11 +251,6 @@ def _unknown(
         path = start + entry.name
         if hash((path, entry.inode())) not in known:
             yield path, entry
-
-
-def _note(scan: Scan, trouble: str) -> None:
-    if len(scan.troubles) < 10 and trouble not in scan.troubles:
-        scan.troubles.append(trouble)
 
 
 def _bare_device(folder_fd: int) -> int | None:

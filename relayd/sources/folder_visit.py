@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
+from relayd import clock
 from relayd.files import printable
 from relayd.sources import folder_findings
 from relayd.sources.base import Ledger, Put
@@ -21,7 +22,7 @@ from relayd.sources.folder_pickup import Pickup, Terms
 from relayd.sources.folder_scan import Scan, Scanner, audit
 from relayd.sources.folder_threads import Threads
 from relayd.sources.folder_unfinished import Unfinished
-from relayd.sources.folder_watch import Change, InotifyWatch, PollWatch, Watch, network_type, remedy_for
+from relayd.sources.folder_watch import Change, InotifyWatch, PollWatch, Sub, Watch, network_type, remedy_for
 from relayd.sources.name_pattern import NamePattern
 from relayd.sources.path_filter import PathFilter
 from relayd.threads import PartThreads
@@ -58,6 +59,7 @@ class Visit:
         self._accepted = accepted
         self._unfinished = unfinished
         self._wake = asyncio.Event()
+        self._due_at = 0.0
         self._is_thorough = True
         self._audited_until = b""
         self._watch: Watch | None = None
@@ -113,7 +115,7 @@ class Visit:
             threads=self._threads,
             faults=self._faults,
             tasks=tasks,
-            hungry=self._wake.set,
+            hungry=self._look_at_all,
             accepted=self._accepted,
         )
 
@@ -151,10 +153,21 @@ class Visit:
                 if self._scanner.wanted.wants(hint):
                     pickup.backlog.offer(hint)
                 continue
+            if isinstance(hint, Sub):
+                self._scanner.tell(hint.path)
+                self._wake.set()
+                continue
             if hint is Change.LOST:
                 log.info("source %s: more changes at once than the kernel tells of: looking at all files", self._name)
                 self._is_thorough = True
-            self._wake.set()
+                for path in self._watch.entered():
+                    self._scanner.tell(path)
+            self._look_at_all()
+
+    def _look_at_all(self) -> None:
+        self._scanner.ask_for_all()
+        self._due_at = 0.0
+        self._wake.set()
 
     async def _scan_until_lost(self, pickup: Pickup, desk: FileDesk) -> str:
         while True:
@@ -167,24 +180,28 @@ class Visit:
                 return reason
             await asyncio.sleep(SHORTEST_GAP_SECONDS)
             try:
-                async with asyncio.timeout(self._config.rescan):
+                async with asyncio.timeout(max(0.0, self._due_at - clock.monotonic())):
                     await self._wake.wait()
             except TimeoutError:
                 continue
 
     async def rescan(self, pickup: Pickup, desk: FileDesk) -> str | None:
-        """Compare what the ledger knows with what is there, then look for what it does not know.
+        """Compare what the ledger knows with what is there, if that is due, then look for what it does not know; else
+        look only at the sub-folders about which there is something new.
 
         Returns why this is no longer the configured folder, in words, or None. Raises OSError if it cannot be read.
         """
         reason = await self._threads.run("it is looked at", folder_findings.whats_wrong, self._config, self._folder_fd)
         if reason is not None:
             return reason
-        is_thorough, self._is_thorough = self._is_thorough, False
-        await self._audit(pickup, desk, is_thorough=is_thorough)
-        await pickup.flush()
+        is_due = clock.monotonic() >= self._due_at
+        if is_due:
+            self._due_at = clock.monotonic() + self._config.rescan
+            is_thorough, self._is_thorough = self._is_thorough, False
+            await self._audit(pickup, desk, is_thorough=is_thorough)
+            await pickup.flush()
         self._faults.clear("folder")
-        wish = pickup.wish(_enter_nothing if self._watch is None else self._watch.enter)
+        wish = pickup.wish(self._watch, is_due=is_due)
         if wish.limit > 0 or self._config.recursive:
             self._offer(await self._threads.run("it is listed", self._scanner.scan, wish), pickup)
         return None
@@ -192,13 +209,14 @@ class Visit:
     def _offer(self, scan: Scan, pickup: Pickup) -> None:
         troubles = scan.troubles
         if self._watch is not None:
-            self._watch.keep(scan.folders)
             troubles = [*troubles, *filter(None, [self._watch.trouble])]
         if troubles:
             self._faults.set("sub-folders", "; ".join(troubles))
         else:
             self._faults.clear("sub-folders")
         pickup.backlog.offer_all(scan.paths, has_more=scan.has_more)
+        if self._scanner.is_hurried and not scan.has_more:
+            self._wake.set()
 
     async def _audit(self, pickup: Pickup, desk: FileDesk, *, is_thorough: bool) -> None:
         """All of the ledger's entries if `is_thorough`, else some, going on where the last call stopped."""
@@ -219,7 +237,3 @@ class Visit:
             pickup.cannot_remove(stuck)
         elif not began_at and not self._audited_until:
             self._faults.clear("removal")
-
-
-def _enter_nothing(folder_fd: int, path: bytes) -> None:
-    """Nobody watches sub-folders: they are listed with the others."""

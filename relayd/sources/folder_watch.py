@@ -13,14 +13,18 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import AsyncIterator, Collection
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from asyncinotify import Event, Inotify, Mask
+from asyncinotify import Watch as InotifyEntry
 
 from relayd import files, progress
 from relayd.sources.folder_threads import Threads
+from relayd.sources.folder_watched import Watched
 
 log = logging.getLogger("relayd.sources")
 
@@ -45,31 +49,48 @@ _NETWORK_TYPES = {
     "vmhgfs",
 }
 _EVENTS = Mask.CLOSE_WRITE | Mask.MOVED_TO | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR | Mask.EXCL_UNLINK
-_SELF_EVENTS = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.UNMOUNT | Mask.IGNORED
+_SELF_EVENTS = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.UNMOUNT
 _BUFFERED_EVENTS = 64
+MOST_WATCHED = 10_000
+"""Sub-folders that the kernel watches for us: the newest, and those that hold them. Each takes about 1 kB of its
+memory."""
+MOST_POLLED = 2000
+MOST_FAILED = 1000
 
 
 class Change(enum.Enum):
-    """A hint that names no file."""
+    """A hint that names nothing."""
 
-    RESCAN = "a folder came, went or moved"
+    RESCAN = "the folder itself moved, or went"
     LOST = "hints were lost: look at everything"
 
 
-Hint = bytes | Change
+@dataclass(frozen=True, slots=True)
+class Sub:
+    """A hint that this sub-folder came, went, or moved."""
+
+    path: bytes
+
+
+Hint = bytes | Sub | Change
 
 
 class Watch(Protocol):
     """What tells of changes below one open folder."""
 
-    trouble: str
-    """Why some of it cannot be watched, in words; empty if all of it is."""
+    @property
+    def trouble(self) -> str:
+        """Why some of it cannot be watched, in words; empty if all that should be is."""
 
     def enter(self, folder_fd: int, path: bytes) -> None:
-        """Watch this sub-folder too; nothing happens if it is watched already. Called from a thread."""
+        """Watch this sub-folder too, if it is among the newest; nothing happens if it is watched already. Called from a
+        thread."""
 
-    def keep(self, folders: Collection[bytes]) -> None:
-        """No other sub-folders are left."""
+    def leave(self, path: bytes) -> None:
+        """This sub-folder, with all below it, is not there. Called from a thread."""
+
+    def entered(self) -> list[bytes]:
+        """The sub-folders that are watched."""
 
     def hints(self) -> AsyncIterator[Hint]:
         """For ever: paths below the folder of files that may be finished, and changes."""
@@ -81,73 +102,108 @@ class InotifyWatch:
     """The kernel tells. Raises OSError if it cannot (too many instances or watches, no read permission)."""
 
     def __init__(self, folder_fd: int, *, is_recursive: bool) -> None:
-        self.trouble = ""
         self._events = _EVENTS | Mask.CREATE if is_recursive else _EVENTS
         self._is_recursive = is_recursive
+        self._lock = threading.Lock()
         self._paths: dict[int, bytes] = {}
-        self._entered: dict[bytes, tuple[int, int]] = {}
+        self._watched: Watched[_Entered] = Watched(MOST_WATCHED)
+        self._failed: dict[bytes, str] = {}
         self._inotify = Inotify(cache_size=_BUFFERED_EVENTS)
         try:
-            self._add(folder_fd, b"")
+            self._paths[self._add(folder_fd).wd] = b""
         except OSError:
             self._inotify.close()
             raise
 
+    @property
+    def trouble(self) -> str:
+        return next(iter(self._failed.values()), "")
+
     def enter(self, folder_fd: int, path: bytes) -> None:
         found = os.fstat(folder_fd)
-        if self._entered.get(path) == (found.st_dev, found.st_ino):
-            return
-        try:
-            self._add(folder_fd, path)
-        except OSError as error:
-            self.trouble = remedy_for(error)
-        else:
-            self._entered[path] = (found.st_dev, found.st_ino)
+        identity = (found.st_dev, found.st_ino)
+        with self._lock:
+            entered = self._watched.get(path)
+            if entered is not None and entered.identity == identity and self._paths.get(entered.watch.wd) == path:
+                self._watched.put(path, found.st_mtime_ns, entered)
+                return
+            self._forget(path)
+            if self._make_room(found.st_mtime_ns):
+                self._enter(folder_fd, path, found.st_mtime_ns, identity)
 
-    def keep(self, folders: Collection[bytes]) -> None:
-        if len(self._entered) == len(folders):
-            self.trouble = ""
-        for watch in self._inotify.watches:
-            path = self._paths.get(watch.wd, b"")
-            if path and path not in folders:
-                self._forget(watch.wd)
-                self._inotify.rm_watch(watch)
+    def _enter(self, folder_fd: int, path: bytes, mtime_ns: int, identity: tuple[int, int]) -> None:
+        try:
+            watch = self._add(folder_fd)
+        except OSError as error:
+            if len(self._failed) < MOST_FAILED:
+                self._failed[path] = remedy_for(error)
+            return
+        self._failed.pop(path, None)
+        before = self._paths.get(watch.wd)
+        if before is not None:  # it is known by the name that it had
+            self._watched.remove(before)
+        self._paths[watch.wd] = path
+        self._watched.put(path, mtime_ns, _Entered(watch, identity))
+
+    def _make_room(self, mtime_ns: int) -> bool:
+        """Whether there is room for one that was changed then: older ones go."""
+        while self._watched.is_full:
+            oldest = self._watched.oldest()
+            if oldest is None or oldest[0] >= mtime_ns:
+                return False
+            self._forget(oldest[1])
+        return True
+
+    def leave(self, path: bytes) -> None:
+        with self._lock:
+            for one in self._watched.within(path):
+                self._forget(one)
+            for one in [one for one in self._failed if one == path or one.startswith(path + b"/")]:
+                del self._failed[one]
+
+    def entered(self) -> list[bytes]:
+        with self._lock:
+            return self._watched.paths()
 
     async def hints(self) -> AsyncIterator[Hint]:
         async for event in self._inotify:
-            hint = self._hint(event)
+            with self._lock:
+                hint = self._hint(event)
             if hint is not None:
                 yield hint
 
     def close(self) -> None:
         self._inotify.close()
 
-    def _add(self, folder_fd: int, path: bytes) -> None:
-        watch = self._inotify.add_watch(f"/proc/self/fd/{folder_fd}", self._events)
-        self._paths[watch.wd] = path
+    def _add(self, folder_fd: int) -> InotifyEntry:
+        return self._inotify.add_watch(f"/proc/self/fd/{folder_fd}", self._events)
 
-    def _forget(self, number: int) -> None:
-        self._entered.pop(self._paths.pop(number, b""), None)
+    def _forget(self, path: bytes) -> None:
+        entered = self._watched.remove(path)
+        if entered is not None and self._paths.get(entered.watch.wd) == path:
+            del self._paths[entered.watch.wd]
+            with contextlib.suppress(OSError):  # it went by itself, and the kernel took it back
+                self._inotify.rm_watch(entered.watch)
 
     def _hint(self, event: Event) -> Hint | None:
         if Mask.Q_OVERFLOW & event.mask:
             return Change.LOST
         watch = event.watch
         folder = None if watch is None else self._paths.get(watch.wd)
-        if watch is not None and Mask.IGNORED & event.mask:
-            self._forget(watch.wd)
-            return Change.RESCAN
-        if folder is None:
-            return Change.RESCAN
-        if _SELF_EVENTS & event.mask:
-            self._entered.pop(folder, None)
-            return Change.RESCAN
-        if Mask.ISDIR & event.mask:
-            return Change.RESCAN if self._is_recursive else None
-        if event.name is None or not event.mask & (Mask.CLOSE_WRITE | Mask.MOVED_TO):
+        if watch is None or folder is None:
+            return None  # of one that was left
+        if (_SELF_EVENTS | Mask.IGNORED) & event.mask:
+            if Mask.IGNORED & event.mask:
+                del self._paths[watch.wd]
+                self._watched.remove(folder)
+            return Sub(folder) if folder else Change.RESCAN
+        if event.name is None:
             return None
         name = os.fsencode(event.name)
-        return folder + b"/" + name if folder else name
+        path = folder + b"/" + name if folder else name
+        if Mask.ISDIR & event.mask:
+            return Sub(path) if self._is_recursive else None
+        return path if event.mask & (Mask.CLOSE_WRITE | Mask.MOVED_TO) else None
 
 
 class PollWatch:
@@ -158,25 +214,40 @@ class PollWatch:
         self._folder_fd = folder_fd
         self._poll_seconds = poll_seconds
         self._threads = threads
-        self._entered: set[bytes] = {b""}
+        self._lock = threading.Lock()
+        self._watched: Watched[None] = Watched(MOST_POLLED)
 
     def enter(self, folder_fd: int, path: bytes) -> None:
-        self._entered.add(path)
+        mtime_ns = os.fstat(folder_fd).st_mtime_ns
+        with self._lock:
+            oldest = self._watched.oldest() if self._watched.is_full and path not in self._watched else None
+            if oldest is not None and oldest[0] >= mtime_ns:
+                return
+            if oldest is not None:
+                self._watched.remove(oldest[1])
+            self._watched.put(path, mtime_ns, None)
 
-    def keep(self, folders: Collection[bytes]) -> None:
-        self._entered.intersection_update({b"", *folders})
+    def leave(self, path: bytes) -> None:
+        with self._lock:
+            for one in self._watched.within(path):
+                self._watched.remove(one)
+
+    def entered(self) -> list[bytes]:
+        with self._lock:
+            return self._watched.paths()
 
     async def hints(self) -> AsyncIterator[Hint]:
         before: dict[bytes, _Looks] = {}
         while True:
+            folders = [b"", *sorted(self.entered())]
             try:
-                now = await self._threads.run("it is polled", _look_at_all, self._folder_fd, sorted(self._entered))
+                now = await self._threads.run("it is polled", _look_at_all, self._folder_fd, folders)
             except OSError as error:
                 log.debug("polling of a folder is interrupted: %s", error)  # the scan says what is wrong
                 now = before
+            for folder in [*(one for one in now if one not in before), *(one for one in before if one not in now)]:
+                yield Sub(folder) if folder else Change.RESCAN
             for folder, looks in now.items():
-                if folder not in before:
-                    yield Change.RESCAN
                 for path in _changed(before.get(folder, looks), looks):
                     yield path
             before = now
@@ -184,6 +255,12 @@ class PollWatch:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entered:
+    watch: InotifyEntry
+    identity: tuple[int, int]
 
 
 _Looks = dict[bytes, tuple[int, int, int]]
