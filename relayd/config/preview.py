@@ -26,7 +26,8 @@ from relayd.model import JSON, Device, Fields, Incident, Item, Kind, Opening, Or
 from relayd.reports import FaultMessage
 from relayd.rule_config import OWN_HEALTH
 from relayd.sources.folder_config import FolderConfig, zone_of
-from relayd.sources.name_pattern import NamePattern, captured_at
+from relayd.sources.name_pattern import NamePattern
+from relayd.sources.name_times import capture_time
 from relayd.sources.topic_config import TopicConfig
 from relayd.template_budget import TemplateError
 from relayd.templates import did_you_mean
@@ -65,9 +66,11 @@ def item_of_file(config: Config, path: Path, source: str | None) -> Item:
     except OSError as error:
         raise CannotPreview(f"cannot read {path}: {error.strerror}") from None
     name = _source_of_file(config, path, source)
-    attributes = _attributes(config, name, path)
     settings = config.source.get(name)
-    told = captured_at(attributes, zone_of(settings.time_zone) if isinstance(settings, FolderConfig) else None)
+    folder = settings if isinstance(settings, FolderConfig) else None
+    shown = path.name if folder is None else _path_within(folder, path)
+    pattern = None if folder is None or folder.name_pattern is None else NamePattern(folder.name_pattern)
+    attributes = (pattern.match(shown) if pattern else None) or {}
     return Item(
         id=ID_LATER,
         source=name,
@@ -77,7 +80,7 @@ def item_of_file(config: Config, path: Path, source: str | None) -> Item:
         size_bytes=found.st_size,
         sha256=digests[0].hexdigest(),
         md5=digests[1].hexdigest(),
-        captured_at=found.st_mtime if told is None else told,
+        captured_at=capture_time(shown, attributes, zone_of(folder.time_zone) if folder else None, found.st_mtime),
         accepted_at=clock.now(),
         attributes=attributes,
         damage=verdict.damage,
@@ -244,14 +247,10 @@ def _named(config: Config, name: str) -> str:
     return name
 
 
-def _attributes(config: Config, name: str, path: Path) -> dict[str, str]:
-    """What the source's pattern reads from the file's name."""
-    source = config.source.get(name)
-    if not isinstance(source, FolderConfig) or source.name_pattern is None:
-        return {}
-    folder, place = _folder(config, name), path.resolve()
-    shown = place.relative_to(folder).as_posix() if place.is_relative_to(folder) else path.name
-    return NamePattern(source.name_pattern).match(shown) or {}
+def _path_within(source: FolderConfig, path: Path) -> str:
+    """What the source's pattern reads: the path below its folder, or the name of a file that lies elsewhere."""
+    folder, place = source.path.resolve(), path.resolve()
+    return place.relative_to(folder).as_posix() if place.is_relative_to(folder) else path.name
 
 
 def _folder(config: Config, name: str) -> Path:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from relayd.config.locate import Path
 from relayd.config.reading import Sections
 from relayd.config.words import Fault
+from relayd.rule_config import ITEM_FIELDS
+from relayd.sources.name_pattern import NamePattern
 from relayd.templates import did_you_mean
 
 
@@ -20,6 +22,7 @@ def faults_between(sections: Sections) -> Iterator[Fault]:
     yield from _brokers(sections)
     yield from _watchers(sections)
     yield from _folders(sections)
+    yield from _patterns(sections)
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> str:
@@ -44,6 +47,17 @@ def _broker(sections: Sections, path: Path, known: list[str]) -> Iterator[Fault]
     name = _at(sections, path)
     if isinstance(name, str) and name and name not in known:
         yield path, unknown("broker", name, known)
+
+
+def _patterns(sections: Sections) -> Iterator[Fault]:
+    """A field of a pattern that is called like a word of every item could never be seen."""
+    for name, source in sections.source.items():
+        for key in ("name_pattern", "topic_pattern"):
+            pattern = getattr(source, key, None)
+            for field in NamePattern(pattern).fields if pattern else ():
+                if field in ITEM_FIELDS:
+                    hint = f"item.{field} is a word that every item has already, write for example {{the_{field}}}"
+                    yield ("source", name, key), hint
 
 
 def _watchers(sections: Sections) -> Iterator[Fault]:

@@ -43,9 +43,10 @@ class FolderConfig(SourceConfig):
     """How changes are noticed: `inotify` for local folders, `poll` for network mounts; `auto` finds out."""
     poll_every: Duration = written("5s", gt=0)
     """How often a polled folder is looked at; there a file must be the same for two looks, and for `settle`."""
-    name_pattern: Annotated[str | None, Field(examples=["{camera}_{time}.jpg", "{camera}/{date}/{name}"])] = None
-    """What file names tell: each `{field}` becomes an attribute of the item. `{time}`, or `{date}` and `{time}`, is the
-    time of capture if it reads like one. With a `/` it is matched with the path below the folder."""
+    name_pattern: Annotated[str | None, Field(examples=["{camera}_{time}.jpg", "{camera}/{date}/{file}"])] = None
+    """What file names tell: each `{field}` becomes an attribute of the item. `{time}`, `{epoch}`, or `{date}` (or
+    `{year}` or `{year2}`, `{month}`, `{day}`) with `{time}` (or `{hour}`, `{minute}`, `{second}`) is the time of
+    capture if it reads like one. With a `/` it is matched with the path below the folder."""
     time_zone: Annotated[str, Field(examples=["UTC", "Europe/Copenhagen"])] = "local"
     """The zone of times in file names that name none: `local` is the one of this machine."""
     max_file_size: Size = written("4GiB", gt=0)

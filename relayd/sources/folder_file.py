@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 from relayd import files, mediatype
 from relayd.model import Capture, Kind, OpenFile, Origin
 from relayd.sources.folder_unfinished import Unfinished
-from relayd.sources.name_pattern import NamePattern, captured_at
+from relayd.sources.name_pattern import NamePattern
+from relayd.sources.name_times import capture_time
 from relayd.threads import PartThreads
 
 HARD_LINKED = "it has a second name (a hard link): remove the other one, or copy the file instead of linking it"
@@ -56,13 +57,13 @@ class Naming:
         origin = ready.file.origin
         path = files.text_of(origin.path)
         attributes = (self.pattern.match(path) if self.pattern else None) or {}
-        told = captured_at(attributes, self.zone)
+        name = path.rpartition("/")[2]
         return Capture(
             source=self.source,
-            name=path.rpartition("/")[2],
+            name=name,
             kind=Kind.MEDIA,
             content_type=ready.content_type,
-            captured_at=origin.mtime_ns / 1e9 if told is None else told,
+            captured_at=capture_time(path, attributes, self.zone, origin.mtime_ns / 1e9),
             file=replace(ready.file, threads=threads),
             attributes=attributes,
             damage=ready.damage,

@@ -1,27 +1,22 @@
-"""What a camera tells in the name of a file: `"{camera}_{time}.jpg"` → attributes, and when it was captured.
+"""What a camera tells in the name of a file: `"{camera}_{time}.jpg"` → attributes.
 
-Promises: pure, and quick for any name: names are hostile, so nothing here backtracks. A name that does not fit gives
-None, which never keeps a file from being taken.
+Promises: pure, and quick for any name: names are hostile, so nothing here backtracks, and what is longer than any name
+can be is no name. A name that does not fit gives None, which never keeps a file from being taken.
 """
 
 from __future__ import annotations
 
-import datetime
 import re
-from collections.abc import Iterator, Mapping
+
+from relayd.sources.name_times import CLOCKS, DATES, MOMENTS, spans
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _MOST_FIELDS = 16
 _TIMED = ("time", "date")
 
-_DATE = r"(?P<Y>\d{4})(?P<ds>[-._]?)(?P<m>\d{2})(?P=ds)(?P<d>\d{2})"
-_CLOCK = r"(?P<H>\d{2})(?P<ts>[-._:h]?)(?P<M>\d{2})(?:(?P=ts)(?P<S>\d{2})(?:[.,](?P<f>\d{1,9})|(?P<ms>\d{3}))?)?"
-_ZONE = r"(?P<z>Z|[+-]\d{2}:?\d{2})?"
-_MOMENT = re.compile(rf"{_DATE}[T_\- .]?{_CLOCK}{_ZONE}", re.ASCII)
-_ONLY_DATE = re.compile(_DATE, re.ASCII)
-_ONLY_CLOCK = re.compile(_CLOCK + _ZONE, re.ASCII)
-_EPOCH = re.compile(r"\d{10}(?:\d{3})?", re.ASCII)
+_LONGEST_COMPONENT = 1100
+"""Characters: 255 bytes are the most that a name has, and each may be written as four characters."""
 
 
 class NamePattern:
@@ -50,7 +45,7 @@ class NamePattern:
         parts = path.split("/")
         if len(self._components) == 1:
             parts = parts[-1:]
-        if len(parts) != len(self._components):
+        if len(parts) != len(self._components) or any(len(part) > _LONGEST_COMPONENT for part in parts):
             return None
         found: dict[str, str] = {}
         for tokens, text in zip(self._components, parts, strict=True):
@@ -61,19 +56,6 @@ class NamePattern:
                 return None
             found |= fields
         return found
-
-
-def captured_at(attributes: Mapping[str, str], zone: datetime.tzinfo | None) -> float | None:
-    """Unix seconds from `{time}`, or from `{date}` and `{time}` together; None if they cannot be read as a time.
-
-    `zone` (None: the machine's own) is used where the text names none.
-    """
-    time_text, date_text = attributes.get("time", ""), attributes.get("date", "")
-    for text in (time_text, f"{date_text}T{time_text}" if date_text and time_text else "", date_text):
-        moment = _read(text, zone)
-        if moment is not None:
-            return moment
-    return None
 
 
 # --- patterns: a component is literal, field, literal, field, …, literal
@@ -111,7 +93,7 @@ def _match_timed(tokens: list[str], text: str) -> dict[str, str] | None:
     if timed is None:
         return None
     before, after = tokens[:timed], tokens[timed + 1 :]
-    for start, end in _moments(text, tokens[timed]):
+    for start, end in spans(text, (*MOMENTS, *CLOCKS) if tokens[timed] == "time" else DATES):
         if not text.startswith(after[0], end) or not text.endswith(before[-1], 0, start):
             continue
         left = _match_leftmost(before, text[:start])
@@ -119,42 +101,3 @@ def _match_timed(tokens: list[str], text: str) -> dict[str, str] | None:
         if left is not None and right is not None:
             return left | {tokens[timed]: text[start:end]} | right
     return None
-
-
-def _moments(text: str, field: str) -> Iterator[tuple[int, int]]:
-    """Where a time (or a date) may stand, by start; the longest first. Never begins inside a run of digits."""
-    shapes = (_MOMENT, _EPOCH, _ONLY_CLOCK) if field == "time" else (_ONLY_DATE,)
-    for start in re.finditer(r"(?<!\d)\d", text, re.ASCII):
-        for shape in shapes:
-            match = shape.match(text, start.start())
-            if match is not None:
-                yield match.span()
-
-
-# --- times
-
-
-def _read(text: str, zone: datetime.tzinfo | None) -> float | None:
-    if _EPOCH.fullmatch(text):
-        return int(text) / (1 if len(text) == 10 else 1000)
-    match = _MOMENT.fullmatch(text) or _ONLY_DATE.fullmatch(text)
-    if match is None:
-        return None
-    part = {name: value or "" for name, value in match.groupdict().items()}
-    year, month, day, hour, minute, second = (int(part.get(name) or 0) for name in "YmdHMS")
-    fraction = part.get("f") or part.get("ms") or "0"
-    try:
-        named = _zone(part.get("z", ""))
-        moment = datetime.datetime(year, month, day, hour, minute, second, tzinfo=named or zone)
-        return moment.timestamp() + int(fraction) / float(10 ** len(fraction))
-    except (ValueError, OverflowError):
-        return None
-
-
-def _zone(text: str) -> datetime.tzinfo | None:
-    if not text:
-        return None
-    if text == "Z":
-        return datetime.UTC
-    minutes = int(text[1:3]) * 60 + int(text[-2:])
-    return datetime.timezone(datetime.timedelta(minutes=minutes if text[0] == "+" else -minutes))
