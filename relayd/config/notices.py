@@ -25,6 +25,7 @@ _UNKNOWN_WHILE_DECIDING = ("id", "sha256")
 def notices_of(sections: Sections) -> Iterator[Notice]:
     """Every notice about a document without faults, in the order of the sections."""
     yield from _planned(sections)
+    yield from _settings_without_effect(sections)
     yield from _rules_that_surprise(sections)
 
 
@@ -36,6 +37,15 @@ def _planned(sections: Sections) -> Iterator[Notice]:
     for index, rule in sections.rule.items():
         if rule.metered is not None:
             yield ("rule", index, "metered"), f"{_NO_EFFECT} (every link is used without limits)"
+
+
+def _settings_without_effect(sections: Sections) -> Iterator[Notice]:
+    for name, source in sections.source.items():
+        if getattr(source, "remove_empty", None) is not None:
+            if not getattr(source, "recursive", False):
+                yield ("source", name, "remove_empty"), "has no effect without recursive = true"
+            elif getattr(source, "keep_originals", False):
+                yield ("source", name, "remove_empty"), "has no effect with keep_originals: nothing is emptied"
 
 
 def _rules_that_surprise(sections: Sections) -> Iterator[Notice]:

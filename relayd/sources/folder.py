@@ -15,11 +15,13 @@ from typing import ClassVar
 
 from relayd import clock, mediatype
 from relayd.files import printable
+from relayd.memory import Unkept
 from relayd.model import Finding, Origin, SourceView
 from relayd.sources import folder_findings
 from relayd.sources.base import Ledger, Put, Source, SourceConfig
 from relayd.sources.faults import Faults
 from relayd.sources.folder_config import FolderConfig
+from relayd.sources.folder_emptied import Emptied
 from relayd.sources.folder_pickup import lookup
 from relayd.sources.folder_unfinished import Unfinished
 from relayd.sources.folder_visit import Visit
@@ -50,6 +52,9 @@ class FolderSource(Source):
         self._faults = Faults(name)
         self._visit: Visit | None = None
         self._last_at: float | None = None
+        owner = f"source:{name}"
+        memory = Unkept() if surroundings is None else surroundings.memory(owner)
+        self._emptied = Emptied(memory, None if config.keep_originals else config.remove_empty, self._faults)
         self._unfinished = Unfinished(config.unfinished_after if config.unfinished == "take" else None)
         self._threads: PartThreads | None = None
 
@@ -82,6 +87,7 @@ class FolderSource(Source):
             faults=self._faults,
             accepted=self._on_accepted,
             unfinished=self._unfinished,
+            emptied=self._emptied,
         )
         try:
             reason = await self._visit.stay(put)

@@ -27,7 +27,10 @@ class FolderConfig(SourceConfig):
     exclude: Annotated[tuple[str, ...], Field(examples=[["*_thumb.jpg", "test/**"]])] = ()
     """Not these, even if included. A glob with a `/` is matched with the path below the folder."""
     recursive: bool = False
-    """Also the files of sub-folders. The sub-folders themselves stay."""
+    """Also the files of sub-folders, however many there are."""
+    remove_empty: Annotated[Duration | None, Field(gt=0, examples=["1d"])] = None
+    """Remove a sub-folder when all was taken out of it and it has been empty for so long; one that somebody made and
+    nothing was ever taken from stays. Absent: all stay."""
     settle: Duration = written("2s", gt=0)
     """How long size and time of a file must stay the same, where nothing proves that its writer is done."""
     unfinished: Literal["take", "keep"] = "take"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -74,6 +74,7 @@ class Pickup:
         tasks: asyncio.TaskGroup,
         hungry: Callable[[], None],
         accepted: Callable[[], None],
+        gone: Callable[[Iterable[bytes]], None],
     ) -> None:
         self._naming = naming
         self._terms = terms
@@ -85,6 +86,7 @@ class Pickup:
         self._faults = faults
         self._tasks = tasks
         self._accepted = accepted
+        self._tell_gone = gone
         self._gone: set[bytes] = set()
         self._failing: set[bytes] = set()
         self.known: set[int] = set()
@@ -117,6 +119,7 @@ class Pickup:
         forgotten = self._gone.intersection(paths)  # one that was taken meanwhile is known anew
         self._gone -= forgotten
         self._ledger.forget(self._naming.source, forgotten)
+        self._tell_gone(forgotten)
 
     def cannot_remove(self, error: OSError) -> None:
         """Files that were taken are still there; they are not taken twice, but somebody must act."""

@@ -17,6 +17,7 @@ from relayd.sources import folder_findings
 from relayd.sources.base import Ledger, Put
 from relayd.sources.faults import Faults
 from relayd.sources.folder_config import FolderConfig, zone_of
+from relayd.sources.folder_emptied import Emptied
 from relayd.sources.folder_file import FileDesk, Naming
 from relayd.sources.folder_pickup import Pickup, Terms
 from relayd.sources.folder_scan import Scan, Scanner, audit
@@ -49,6 +50,7 @@ class Visit:
         faults: Faults,
         accepted: Callable[[], None],
         unfinished: Unfinished,
+        emptied: Emptied,
     ) -> None:
         self._name = name
         self._config = config
@@ -58,6 +60,7 @@ class Visit:
         self._faults = faults
         self._accepted = accepted
         self._unfinished = unfinished
+        self._emptied = emptied
         self._wake = asyncio.Event()
         self._due_at = 0.0
         self._is_thorough = True
@@ -117,6 +120,7 @@ class Visit:
             tasks=tasks,
             hungry=self._look_at_all,
             accepted=self._accepted,
+            gone=self._emptied.note,
         )
 
     def leave(self) -> None:
@@ -200,6 +204,7 @@ class Visit:
             is_thorough, self._is_thorough = self._is_thorough, False
             await self._audit(pickup, desk, is_thorough=is_thorough)
             await pickup.flush()
+            await self._emptied.tidy(self._folder_fd, self._threads)
         self._faults.clear("folder")
         wish = pickup.wish(self._watch, is_due=is_due)
         if wish.limit > 0 or self._config.recursive:

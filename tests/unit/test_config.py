@@ -183,6 +183,18 @@ def test_rules_that_surprise_are_said(tmp_path: Path) -> None:
     ]
 
 
+def test_removing_emptied_folders_says_where_it_has_no_effect(tmp_path: Path) -> None:
+    folder = '[source.more]\ntype = "folder"\npath = "/srv/more"\nremove_empty = "1d"\n'
+    rule = '[[rule]]\nname = "more"\nfrom = ["more"]\ndeliver = [{ to = "rapidsos" }]\n'
+    said = notices(tmp_path, MINIMAL + folder + rule)
+    assert [text.partition(": ")[2] for text in said] == [
+        "source.more.remove_empty: has no effect without recursive = true"
+    ]
+    said = notices(tmp_path, MINIMAL + folder + "recursive = true\nkeep_originals = true\n" + rule)
+    assert "has no effect with keep_originals" in said[0]
+    assert notices(tmp_path, MINIMAL + folder + "recursive = true\n" + rule) == []
+
+
 def test_a_configuration_without_surprises_has_no_notices(tmp_path: Path) -> None:
     assert notices(tmp_path, MINIMAL) == []
 
