@@ -25,6 +25,9 @@ AGREEING_SECONDS = 120.0
 """A file that comes within this after it was captured says that the camera's clock is right."""
 MOST_HOURS_OFF = 14
 """No time zone is further from UTC."""
+_QUARTER_SECONDS = 900
+_LEAST_QUARTERS_SECONDS = 3 * 3600
+"""No two zones that one place could be mistaken for differ by less than this and not by whole hours."""
 RIGHT_FOR_SECONDS = 86_400.0
 """So long a clock that was right is taken for right."""
 
@@ -113,9 +116,17 @@ def agrees(captured_at: float, accepted_at: float) -> bool:
 
 def is_off_by_hours(captured_at: float, accepted_at: float) -> bool:
     """Whether the difference is that of another time zone, or of summer time."""
-    difference = abs(accepted_at - captured_at)
-    hours = round(difference / 3600)
-    return 1 <= hours <= MOST_HOURS_OFF and abs(difference - 3600 * hours) <= AGREEING_SECONDS
+    return bool(zone_difference(captured_at, accepted_at))
+
+
+def zone_difference(captured_at: float, accepted_at: float) -> int | None:
+    """By how many seconds a clock is behind ours (negative) or ahead of it, if zones or summer time differ by as much:
+    whole hours, from three hours on quarters, too; 0 where they agree, None where it is anything else."""
+    difference = captured_at - accepted_at
+    seconds = round(difference / _QUARTER_SECONDS) * _QUARTER_SECONDS
+    is_between_zones = seconds % 3600 == 0 or abs(seconds) >= _LEAST_QUARTERS_SECONDS
+    is_near = abs(seconds) <= MOST_HOURS_OFF * 3600 and abs(difference - seconds) <= AGREEING_SECONDS
+    return seconds if is_near and is_between_zones else None
 
 
 def document(incident: Incident) -> dict[str, JSON]:

@@ -68,6 +68,15 @@ class Outcome(enum.StrEnum):
     FAILED = "failed"
 
 
+class TimeFrom(enum.StrEnum):
+    """What said when something was captured."""
+
+    PATTERN = "pattern"
+    NAME = "name"
+    WRITTEN = "mtime"
+    ARRIVAL = "arrival"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Location:
     """A position in WGS 84 degrees; `age_seconds` is how old the fix was when the item was captured (negative:
@@ -167,7 +176,7 @@ class Capture:
     `kind` MEDIA with a `payload` is an image published over MQTT. `is_held`: its writer may still come back, so only
     what is urgent begins until the source lets go of it. `earlier`: it has been taken before, and changed since. What
     came with the same path and content within `same_again_seconds` is the same item. `damage` says what is missing
-    of it; empty: nothing.
+    of it; empty: nothing. `time_from` is what said `captured_at`.
     """
 
     source: str
@@ -185,6 +194,7 @@ class Capture:
     earlier: Earlier | None = None
     same_again_seconds: float = 0.0
     damage: str = ""
+    time_from: TimeFrom = TimeFrom.ARRIVAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,15 @@ from relayd import config
 from relayd.cli import FAILED, Options, tables
 from relayd.cli.client import escaped
 from relayd.config.preview import FAULT_EXAMPLE, item_of_file, item_of_message, preview
+from relayd.model import TimeFrom
 from relayd.rule_config import OWN_HEALTH
+
+_CAPTURED = {
+    TimeFrom.PATTERN: "as the fields of its name_pattern say",
+    TimeFrom.NAME: "as its name says",
+    TimeFrom.WRITTEN: "when it was last written, as nothing in its name says another time",
+    TimeFrom.ARRIVAL: "when it arrives",
+}
 
 
 @click.command()
@@ -46,10 +54,10 @@ def explain(
         raise click.UsageError("Name either a FILE, or --topic and --payload of a message.")
     settings = config.load(options.files).config
     if file is not None:
-        item = item_of_file(settings, file, source)
+        item, time_from = item_of_file(settings, file, source)
     else:
-        item = item_of_message(settings, source, topic, payload or "")
-    document = preview(settings, item, in_incident=in_incident)
+        item, time_from = item_of_message(settings, source, topic, payload or ""), TimeFrom.ARRIVAL
+    document = preview(settings, item, time_from, in_incident=in_incident)
     if as_json:
         tables.show_json(document)
     else:
@@ -61,6 +69,7 @@ def explain(
 def _blocks(document: Mapping[str, Any]) -> list[tables.Block]:
     item = document["item"]
     about = f"{item['name']} from {item['source']}: {item['kind']}, {item['content_type']}, {item['size']} bytes"
+    captured = f"captured at {item['captured_at']}: {_CAPTURED[document['captured_from']]}"
     verdicts = [
         (
             escaped(rule["name"]),
@@ -70,7 +79,7 @@ def _blocks(document: Mapping[str, Any]) -> list[tables.Block]:
         for rule in document["rules"]
     ]
     columns = [tables.Column("rule"), tables.Column("matches"), tables.Column("because", gives_way=True)]
-    blocks: list[tables.Block] = [tables.Line(escaped(about)), tables.Table(columns, verdicts)]
+    blocks: list[tables.Block] = [tables.Line(escaped(about)), tables.Line(captured), tables.Table(columns, verdicts)]
     blocks += [tables.Line(_incident_line(opening)) for opening in document["incidents"]]
     for held in document["held"]:
         needs = " and ".join(escaped(need.rpartition(".")[2]) for need in held["needs"])

@@ -22,7 +22,7 @@ from relayd.config.sections import Config, wires_of
 from relayd.config.words import plain, words_of
 from relayd.errors import RelaydError
 from relayd.faults import title
-from relayd.model import JSON, Device, Fields, Incident, Item, Kind, Opening, Order
+from relayd.model import JSON, Device, Fields, Incident, Item, Kind, Opening, Order, TimeFrom
 from relayd.reports import FaultMessage
 from relayd.rule_config import OWN_HEALTH
 from relayd.sources.folder_config import FolderConfig, zone_of
@@ -53,8 +53,8 @@ class CannotPreview(RelaydError):
     """There is nothing to work out: no such file, no such source. Says what to write instead."""
 
 
-def item_of_file(config: Config, path: Path, source: str | None) -> Item:
-    """The item that the file would become. Raises CannotPreview."""
+def item_of_file(config: Config, path: Path, source: str | None) -> tuple[Item, TimeFrom]:
+    """The item that the file would become, and what says when it was captured. Raises CannotPreview."""
     try:
         with path.open("rb") as stream:
             found = path.stat()
@@ -71,7 +71,9 @@ def item_of_file(config: Config, path: Path, source: str | None) -> Item:
     shown = path.name if folder is None else _path_within(folder, path)
     pattern = None if folder is None or folder.name_pattern is None else NamePattern(folder.name_pattern)
     attributes = (pattern.match(shown) if pattern else None) or {}
-    return Item(
+    zone = zone_of(folder.time_zone) if folder else None
+    captured_at, time_from = capture_time(shown, attributes, zone, found.st_mtime)
+    item = Item(
         id=ID_LATER,
         source=name,
         name=path.name,
@@ -80,11 +82,12 @@ def item_of_file(config: Config, path: Path, source: str | None) -> Item:
         size_bytes=found.st_size,
         sha256=digests[0].hexdigest(),
         md5=digests[1].hexdigest(),
-        captured_at=capture_time(shown, attributes, zone_of(folder.time_zone) if folder else None, found.st_mtime),
+        captured_at=captured_at,
         accepted_at=clock.now(),
         attributes=attributes,
         damage=verdict.damage,
     )
+    return item, time_from
 
 
 def item_of_message(config: Config, source: str | None, topic: str | None, payload: str) -> Item:
@@ -121,8 +124,11 @@ def _title(content: bytes) -> str:
     return title(message.type, message.part)
 
 
-def preview(config: Config, item: Item, *, in_incident: bool = False) -> dict[str, Any]:
-    """`{"item": {…}, "rules": [{name, matched, reason}], "incidents": [{key, rule, collect, closes}], "held": [{…}],
+def preview(
+    config: Config, item: Item, time_from: TimeFrom = TimeFrom.ARRIVAL, *, in_incident: bool = False
+) -> dict[str, Any]:
+    """`{"item": {…}, "captured_from": "pattern"|"name"|"mtime"|"arrival",
+    "rules": [{name, matched, reason}], "incidents": [{key, rule, collect, closes}], "held": [{…}],
     "deliveries": [{destination, type, action, priority, rule, arguments, error, waits_for, then: […]}]}`.
 
     With `in_incident`, as if it belonged to an incident that another item has opened."""
@@ -138,6 +144,7 @@ def preview(config: Config, item: Item, *, in_incident: bool = False) -> dict[st
     decision = book.decide(item, device, belongs_to=belongs_to)
     return {
         "item": seen["item"],
+        "captured_from": time_from.value,
         "payload": seen["payload"],
         "incidents": [
             {"key": one.key, "rule": one.rule, "collect": list(one.collect), "closes": one.closes} for one in openings

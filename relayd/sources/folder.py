@@ -10,17 +10,20 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 from relayd import clock, mediatype
 from relayd.files import printable
 from relayd.memory import Unkept
-from relayd.model import Finding, Origin, SourceView
+from relayd.model import Capture, Finding, Item, Origin, SourceView
 from relayd.sources import folder_findings
 from relayd.sources.base import Ledger, Put, Source, SourceConfig
+from relayd.sources.camera_clock import CameraClock
 from relayd.sources.faults import Faults
-from relayd.sources.folder_config import FolderConfig
+from relayd.sources.folder_config import FolderConfig, zone_of
 from relayd.sources.folder_emptied import Emptied
 from relayd.sources.folder_pickup import lookup
 from relayd.sources.folder_unfinished import Unfinished
@@ -55,6 +58,7 @@ class FolderSource(Source):
         owner = f"source:{name}"
         memory = Unkept() if surroundings is None else surroundings.memory(owner)
         self._emptied = Emptied(memory, None if config.keep_originals else config.remove_empty, self._faults)
+        self._camera_clock = CameraClock(name, memory, config.time_zone, zone_of(config.time_zone))
         self._unfinished = Unfinished(config.unfinished_after if config.unfinished == "take" else None)
         self._threads: PartThreads | None = None
 
@@ -62,11 +66,18 @@ class FolderSource(Source):
         self._faults.clear_all_but("folder")  # what was so before a pause is found out anew
         self._threads = threads = PartThreads(f"source-{self.name}", THREADS)
         try:
+            await self._camera_clock.load()
             while True:
-                await self._visit_once(put, threads)
+                await self._visit_once(partial(self._put_timed, put), threads)
                 await asyncio.sleep(REOPEN_SECONDS)
         finally:
             threads.close()
+
+    async def _put_timed(self, put: Put, capture: Capture) -> Item:
+        """At the time by our clock."""
+        item = await put(self._camera_clock.corrected(capture))
+        await self._camera_clock.store()
+        return item
 
     async def let_go(self) -> None:
         if self._threads is not None:
@@ -100,6 +111,11 @@ class FolderSource(Source):
     def _on_accepted(self) -> None:
         self._last_at = clock.now()
         self.silence.heard()
+
+    def view(self) -> SourceView:
+        view = super().view()
+        is_all = view.state == "ok" and self._camera_clock.reason
+        return replace(view, state="fault", reason=self._camera_clock.reason) if is_all else view
 
     def state(self) -> SourceView:
         hang = None if self._threads is None else self._threads.hang

@@ -58,12 +58,14 @@ class Naming:
         path = files.text_of(origin.path)
         attributes = (self.pattern.match(path) if self.pattern else None) or {}
         name = path.rpartition("/")[2]
+        captured_at, time_from = capture_time(path, attributes, self.zone, origin.mtime_ns / 1e9)
         return Capture(
             source=self.source,
             name=name,
             kind=Kind.MEDIA,
             content_type=ready.content_type,
-            captured_at=capture_time(path, attributes, self.zone, origin.mtime_ns / 1e9),
+            captured_at=captured_at,
+            time_from=time_from,
             file=replace(ready.file, threads=threads),
             attributes=attributes,
             damage=ready.damage,

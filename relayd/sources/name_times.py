@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from relayd.model import TimeFrom
+
 _Y4, _Y2 = r"(?P<Y>(?:19[7-9]|20\d)\d)", r"(?P<y>\d\d)"
 _M, _D = r"(?P<m>0[1-9]|1[0-2])", r"(?P<d>0[1-9]|[12]\d|3[01])"
 _BETWEEN = r"[-._]{1,2}"
@@ -68,13 +70,16 @@ class Reading:
     """What the whole path tells, where the fields of a pattern tell only half."""
 
 
-def capture_time(path: str, fields: Mapping[str, str], zone: datetime.tzinfo | None, written_at: float) -> float:
-    """When a file was captured, as far as the fields of its pattern, its path and its last write tell."""
+def capture_time(
+    path: str, fields: Mapping[str, str], zone: datetime.tzinfo | None, written_at: float
+) -> tuple[float, TimeFrom]:
+    """When a file was captured, as its pattern's fields, its path or its last write tell; and which of them did."""
     reading = Reading(zone, written_at)
-    for told in (captured_at(fields, reading, path), in_path(path, reading)):
-        if told is not None:
-            return told
-    return written_at
+    told = captured_at(fields, reading, path)
+    if told is not None:
+        return told, TimeFrom.PATTERN
+    told = in_path(path, reading)
+    return (written_at, TimeFrom.WRITTEN) if told is None else (told, TimeFrom.NAME)
 
 
 def captured_at(fields: Mapping[str, str], reading: Reading, path: str = "") -> float | None:

@@ -148,9 +148,9 @@ def test_check_and_explain_know_the_spare(tmp_path: Path) -> None:
         place.write_text(CONFIG.format(folder=tmp_path, option=option))
         loaded = config.load([place])
         assert sum("needs the stream_id of an incident" in notice for notice in loaded.notices) == notices
-        told = preview(loaded.config, item_of_file(loaded.config, photo, None))
+        told = preview(loaded.config, *item_of_file(loaded.config, photo, None))
         assert [one["waits_for"] for one in told["deliveries"]] == [[]] * deliveries
-        told = preview(loaded.config, item_of_file(loaded.config, photo, None), in_incident=True)
+        told = preview(loaded.config, *item_of_file(loaded.config, photo, None), in_incident=True)
         assert [one["waits_for"] for one in told["deliveries"]] == [["video.stream_id"]]
 
 
