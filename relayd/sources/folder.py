@@ -25,6 +25,7 @@ from relayd.sources.camera_clock import CameraClock
 from relayd.sources.faults import Faults
 from relayd.sources.folder_config import FolderConfig, zone_of
 from relayd.sources.folder_emptied import Emptied
+from relayd.sources.folder_file import Busy
 from relayd.sources.folder_pickup import lookup
 from relayd.sources.folder_unfinished import Unfinished
 from relayd.sources.folder_visit import Visit
@@ -153,7 +154,9 @@ class FolderSource(Source):
     async def why(self, path: str) -> str | None:
         try:
             async with asyncio.timeout(WHY_SECONDS):
-                inside, is_there = await in_own_thread("why", lambda: (self.path_within(path), os.path.lexists(path)))
+                inside, is_there, is_link = await in_own_thread(
+                    "why", lambda: (self.path_within(path), os.path.lexists(path), Path(path).is_symlink())
+                )
         except TimeoutError:
             folder = self._config.path
             is_within = Path(os.path.normpath(path)).is_relative_to(folder)
@@ -167,6 +170,8 @@ class FolderSource(Source):
             return f"It was taken as item {row.item_id} and is still in the folder. {self._faults.reason}".strip()
         if not is_there and not self._faults.reason:
             return None
+        if is_link:
+            return f"It is not taken: {Busy.ALIAS.value}."
         return self._why_not_taken(inside)
 
     def _why_quarantined(self, path: str, origin: Origin, reason: str) -> str:
@@ -187,6 +192,8 @@ class FolderSource(Source):
             return "Its name is one that writers use for hidden or unfinished files: such are never taken."
         if b"/" in inside and not self._config.recursive:
             return f"It is in a sub-folder, and source {self.name} has recursive = false."
+        if wanted.leaves_out(inside):
+            return "Its name is one that NAS and Windows use for their own files: taken only where include names it."
         if not wanted.wants(inside):
             return f"It does not match include and exclude of source {self.name}."
         if self._faults.reason:

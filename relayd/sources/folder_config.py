@@ -23,7 +23,8 @@ class FolderConfig(SourceConfig):
     """Absolute path of the folder. The service needs write permission on it, to remove what it has taken."""
     include: Annotated[tuple[str, ...], Field(examples=[["*.jpg", "*.mp4"]])] = ()
     """Only files that match one of these globs (upper and lower case are the same); empty: all. Hidden and unfinished
-    files (`.part`, `.tmp`, `~` and the like) are never taken."""
+    files (`.part`, `.tmp`, `~` and the like) are never taken; litter of NAS and Windows (`@eaDir`, `#recycle`,
+    `@Recycle`, `LOST.DIR`, `desktop.ini`, `Thumbs.db`, `*.idx`) only where a glob names it."""
     exclude: Annotated[tuple[str, ...], Field(examples=[["*_thumb.jpg", "test/**"]])] = ()
     """Not these, even if included. A glob with a `/` is matched with the path below the folder."""
     recursive: bool = False

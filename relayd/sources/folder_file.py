@@ -14,6 +14,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from relayd import files, mediatype
 from relayd.model import Capture, Kind, OpenFile, Origin
@@ -25,8 +26,9 @@ from relayd.threads import PartThreads
 HARD_LINKED = "it has a second name (a hard link): remove the other one, or copy the file instead of linking it"
 UNREADABLE = "it cannot be read: give the service read permission on it"
 TOO_BIG = "it is bigger than max_file_size"
+SYMBOLIC_LINK = "a symbolic link"
 _KINDS = {
-    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFLNK: SYMBOLIC_LINK,
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
@@ -92,6 +94,7 @@ class Busy(enum.Enum):
     """Nothing to do about this path now."""
 
     GONE = "there is no such file"
+    ALIAS = "it is a link to another file of the folder, which is taken by itself"
     WRITER = "a program still has it open for writing"
 
 
@@ -115,6 +118,7 @@ class FileDesk:
     trust_leases: bool
     trust_close: bool
     hard_link: bool
+    trust_inodes: bool = True
     unfinished: Unfinished = field(default_factory=Unfinished)
 
     def look(self, path: bytes, quiet: Origin | None, may_be_linked: bool) -> Look:
@@ -127,6 +131,8 @@ class FileDesk:
                 found = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
                 if stat.S_ISDIR(found.st_mode):
                     return Busy.GONE
+                if stat.S_ISLNK(found.st_mode) and self.is_alias(path, parent_fd, name):
+                    return Busy.ALIAS
                 if not stat.S_ISREG(found.st_mode):  # opening a device may do something
                     return _refused_kind(path, found)
                 descriptor = os.open(name, files.SAFE_OPEN_FLAGS, dir_fd=parent_fd)
@@ -137,6 +143,13 @@ class FileDesk:
             if isinstance(look, Ready):
                 keep()
         return look
+
+    def is_alias(self, path: bytes, parent_fd: int, name: bytes) -> bool:
+        """Whether the link there leads to somewhere below the folder, by its words; nobody follows it."""
+        target = os.readlink(name, dir_fd=parent_fd)
+        folder = os.fsencode(Path(f"/proc/self/fd/{self.folder_fd}").readlink())
+        place = os.path.normpath(os.path.join(folder, os.path.dirname(path), target))  # noqa: PTH118, PTH120 - bytes
+        return place.startswith(folder.rstrip(b"/") + b"/")
 
     def _not_opened(self, path: bytes, quiet: Origin | None, error: OSError) -> Look:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
@@ -216,7 +229,7 @@ class FileDesk:
             return Left.REMOVED
         with _closed_unless_kept(descriptor):
             found = os.fstat(descriptor)
-            if not is_same_content(origin, found):
+            if not is_same_content(origin, found, by_inode=self.trust_inodes):
                 return Left.REPLACED
             is_free = files.hold_lease(descriptor) if self.trust_leases else None
             if is_free is False:
@@ -225,9 +238,11 @@ class FileDesk:
             return self.remove(Ready(now, "", bool(is_free)))[0]
 
 
-def is_same_content(origin: Origin, found: os.stat_result) -> bool:
-    """As `files.is_same`, but for the device: its number may be another one after each mount."""
-    return (origin.inode, origin.size_bytes, origin.mtime_ns) == (found.st_ino, found.st_size, found.st_mtime_ns)
+def is_same_content(origin: Origin, found: os.stat_result, *, by_inode: bool) -> bool:
+    """As `files.is_same`, but for the device: its number may be another one after each mount, and so may the inode's
+    where it does not last."""
+    is_same_inode = origin.inode == found.st_ino or not by_inode
+    return is_same_inode and (origin.size_bytes, origin.mtime_ns) == (found.st_size, found.st_mtime_ns)
 
 
 def removal_remedy(error: OSError) -> str:

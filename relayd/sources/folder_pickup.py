@@ -34,7 +34,8 @@ from relayd.sources.folder_file import (
     Waiting,
     removal_remedy,
 )
-from relayd.sources.folder_scan import Audit, Scanner, Wish, key_of
+from relayd.sources.folder_known import KnownFiles
+from relayd.sources.folder_scan import Audit, Scanner, Wish
 from relayd.sources.folder_threads import Threads
 from relayd.sources.folder_watch import Watch
 
@@ -58,7 +59,7 @@ class Terms:
 
 
 class Pickup:
-    """Lives as long as its folder stays open. `known` holds the `key_of` of files that need no look."""
+    """Lives as long as its folder stays open. `known` files need no look."""
 
     def __init__(
         self,
@@ -89,7 +90,7 @@ class Pickup:
         self._tell_gone = gone
         self._gone: set[bytes] = set()
         self._failing: set[bytes] = set()
-        self.known: set[int] = set()
+        self.known = KnownFiles()
         self.backlog = Backlog(
             concurrency=terms.concurrency, quiet_seconds=terms.quiet_seconds, start=self._start, hungry=hungry
         )
@@ -102,8 +103,10 @@ class Pickup:
 
     def apply(self, audit: Audit) -> None:
         """What became of files that the ledger knows."""
-        self.known.update(key_of(origin) for origin in audit.same)
-        self.known.difference_update(key_of(origin) for origin in (*audit.changed, *audit.gone))
+        for origin in audit.same:
+            self.known.add(origin)
+        for origin in (*audit.changed, *audit.gone):
+            self.known.discard(origin)
         self._gone.update(origin.path for origin in audit.gone if not self.backlog.is_busy(origin.path))
 
     async def flush(self) -> None:
@@ -175,6 +178,9 @@ class Pickup:
             await self._quarantine(look)
         elif look is Busy.WRITER:
             self.backlog.park(path, RETRY_SECONDS, "a program still has it open for writing")
+        elif look is Busy.ALIAS:
+            self.backlog.unpark(path)
+            self._gone.add(path)  # nothing is known of it any more
         else:
             self.backlog.unpark(path)
 
@@ -218,13 +224,13 @@ class Pickup:
     async def _clear_away(self, ready: Ready, item: Item) -> None:
         origin = ready.file.origin
         if self._terms.keep_originals:
-            self.known.add(key_of(origin))
+            self.known.add(origin)
             return
         try:
             what = f"{files.printable(origin.path)} is removed"
             left, is_in_danger = await self._threads.run(what, self._desk.remove, ready, uses=ready.file.descriptor)
         except OSError as error:
-            self.known.add(key_of(origin))
+            self.known.add(origin)
             self.cannot_remove(error)
             if ready.file.is_finished:  # it stays in reach of its writer
                 await self._unshare(item)
@@ -232,7 +238,7 @@ class Pickup:
         if is_in_danger and ready.file.is_finished:
             await self._unshare(item)
         if left is Left.REMOVED:
-            self.known.discard(key_of(origin))
+            self.known.discard(origin)
             self._gone.add(origin.path)
         elif left is Left.REPLACED:
             self.backlog.offer(origin.path)
@@ -252,8 +258,8 @@ class Pickup:
         self.backlog.unpark(origin.path)
         self._gone.discard(origin.path)
         await self._ledger.quarantine(self._naming.source, origin, refused.reason)
-        if key_of(origin) not in self.known:
-            self.known.add(key_of(origin))
+        if origin not in self.known:
+            self.known.add(origin)
             name = files.printable(origin.path)
             told = about(Message.FILE_QUARANTINED, source=self._naming.source, file=name)
             log.warning("source %s: %s goes to quarantine: %s", self._naming.source, name, refused.reason, extra=told)

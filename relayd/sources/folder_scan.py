@@ -1,7 +1,7 @@
 """The truth about a drop folder: which files are there that nobody has looked at yet. Runs in threads.
 
-Promises: one pass over the names, without a stat for each file; memory for one batch of names, and about 70 bytes for
-each file that the ledger knows. However many sub-folders there are, no file in them is out of sight, and a new one
+Promises: one pass over the names, without a stat for each file; memory for one batch of names, and about 100 bytes
+for each file that the ledger knows. However many sub-folders there are, no file in them is out of sight, and a new one
 costs no look at the others. No symbolic link is followed, and sub-folders are opened one component at a time.
 """
 
@@ -11,13 +11,14 @@ import contextlib
 import os
 import stat
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from relayd import files, mediatype, progress
 from relayd.model import Origin
 from relayd.sources.base import Known
-from relayd.sources.folder_file import HARD_LINKED, TOO_BIG, UNREADABLE, FileDesk, Left, is_same_content
+from relayd.sources.folder_file import HARD_LINKED, SYMBOLIC_LINK, TOO_BIG, UNREADABLE, FileDesk, Left, is_same_content
+from relayd.sources.folder_known import KnownFiles
 from relayd.sources.folder_walk import AT_ONCE, Children, Frontier, Turn
 from relayd.sources.folder_watch import Watch
 from relayd.sources.path_filter import PathFilter
@@ -31,14 +32,14 @@ NOTHING_AFTER = (2**63, b"")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """What one scan is for: at most `limit` files that are not in `skip`, and whose `key_of` is not in `known`.
+    """What one scan is for: at most `limit` files that are not in `skip`, and are not `known`.
 
     `watch` enters each sub-folder before its names are read, and so misses nothing; it leaves those that were looked
     for and are not there. `is_due`: look at the newest sub-folders, and go on with the others; else only at those that
     were told of.
     """
 
-    known: Collection[int]
+    known: KnownFiles
     skip: Collection[bytes]
     limit: int
     watch: Watch | None
@@ -63,6 +64,8 @@ class Scanner:
         self.folder_fd = folder_fd
         self.wanted = wanted
         self.is_recursive = is_recursive
+        self.trusts_inodes = True
+        """Whether a file keeps its inode number."""
         self._told: deque[bytes] = deque()
         self._first = Frontier()
         self._newest = Frontier()
@@ -154,13 +157,29 @@ class Scanner:
                 wish.watch.enter(folder_fd, turn.path)
             start = turn.path + b"/" if turn.path else b""
             with os.scandir(b"/proc/self/fd/%d" % folder_fd) as entries:
-                for path, entry in _unknown(entries, start, wish.known):
+                for entry in entries:
+                    path = start + entry.name
+                    if self._is_known(path, entry, wish.known):
+                        continue
                     if self.is_recursive and entry.is_dir(follow_symlinks=False):
                         self._descend(path, entry, children)
                     elif turn.has_files:
                         self._sort_in(path, entry, scan, wish)
                     if scan.has_more and not self.is_recursive:
                         return
+
+    def _is_known(self, path: bytes, entry: os.DirEntry[bytes], known: KnownFiles) -> bool:
+        """By the inode that the listing says, which costs nothing; some file systems say another one there than that of
+        the file."""
+        inode = known.inode_at(path)
+        if inode is None or not self.trusts_inodes:
+            return inode is not None
+        if inode == entry.inode():
+            return True
+        try:
+            return inode == entry.stat(follow_symlinks=False).st_ino
+        except OSError:
+            return False
 
     def _sort_in(self, path: bytes, entry: os.DirEntry[bytes], scan: Scan, wish: Wish) -> None:
         if path in wish.skip or not self.wanted.wants(path) or entry.is_dir(follow_symlinks=False):
@@ -230,27 +249,14 @@ def audit(rows: Sequence[Known], scanner: Scanner, desk: FileDesk, may_remove: b
         except OSError:
             result.same.append(row.origin)  # cannot be seen now: neither gone nor changed
             continue
-        if not is_same_content(row.origin, found) or (row.reason and _is_cured(row, found, scanner, desk)):
+        is_same = is_same_content(row.origin, found, by_inode=scanner.trusts_inodes)
+        if not is_same or (row.reason and _is_cured(row, found, scanner, desk)):
             result.changed.append(row.origin)
         elif row.item_id is not None and may_remove:
             _finish(row.origin, desk, result)
         else:
             result.same.append(row.origin)
     return result
-
-
-def key_of(origin: Origin) -> int:
-    """What the scan compares: path and inode, without a stat. The hash of bytes is keyed, so nobody can forge one."""
-    return hash((origin.path, origin.inode))
-
-
-def _unknown(
-    entries: Iterator[os.DirEntry[bytes]], start: bytes, known: Collection[int]
-) -> Iterator[tuple[bytes, os.DirEntry[bytes]]]:
-    for entry in entries:
-        path = start + entry.name
-        if hash((path, entry.inode())) not in known:
-            yield path, entry
 
 
 def _bare_device(folder_fd: int) -> int | None:
@@ -277,6 +283,9 @@ def _is_cured(row: Known, found: os.stat_result, scanner: Scanner, desk: FileDes
         return found.st_size <= desk.max_file_size
     if row.reason is not None and mediatype.is_cut(row.reason):
         return desk.unfinished.is_over(row.origin, found)
+    if stat.S_ISLNK(found.st_mode) and row.reason is not None and SYMBOLIC_LINK in row.reason:
+        with files.parent_of(scanner.folder_fd, row.origin.path) as (parent_fd, name):
+            return desk.is_alias(row.origin.path, parent_fd, name)
     if row.reason != UNREADABLE or not stat.S_ISREG(found.st_mode):
         return False
     with files.parent_of(scanner.folder_fd, row.origin.path) as (parent_fd, name):

@@ -23,7 +23,16 @@ from relayd.sources.folder_pickup import Pickup, Terms
 from relayd.sources.folder_scan import Scan, Scanner, audit
 from relayd.sources.folder_threads import Threads
 from relayd.sources.folder_unfinished import Unfinished
-from relayd.sources.folder_watch import Change, InotifyWatch, PollWatch, Sub, Watch, network_type, remedy_for
+from relayd.sources.folder_watch import (
+    Change,
+    InotifyWatch,
+    PollWatch,
+    Sub,
+    Watch,
+    has_lasting_inodes,
+    network_type,
+    remedy_for,
+)
 from relayd.sources.name_pattern import NamePattern
 from relayd.sources.path_filter import PathFilter
 from relayd.threads import PartThreads
@@ -90,6 +99,7 @@ class Visit:
             max_file_size=self._config.max_file_size,
             trust_leases=is_local,
             trust_close=self._config.trust_close,
+            trust_inodes=self._scanner.trusts_inodes,
             hard_link=self._config.hard_link and not self._config.keep_originals,
             unfinished=self._unfinished,
         )
@@ -136,6 +146,7 @@ class Visit:
     def _choose_watch(self) -> bool:
         """How hints come; returns whether leases tell of every writer."""
         kind = network_type(self._folder_fd)
+        self._scanner.trusts_inodes = has_lasting_inodes(self._folder_fd)
         how, path = self._config.watch, printable(str(self._config.path))
         if how == "poll" or (how == "auto" and kind is not None):
             log.info("source %s: %s is polled (%s)", self._name, path, kind or "as configured")

@@ -48,6 +48,7 @@ _NETWORK_TYPES = {
     "virtiofs",
     "vmhgfs",
 }
+_NUMBERED_ANEW = {"9p", "cifs", "exfat", "fuse", "fuseblk", "msdos", "smb3", "smbfs", "vboxsf", "vfat"}
 _EVENTS = Mask.CLOSE_WRITE | Mask.MOVED_TO | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR | Mask.EXCL_UNLINK
 _SELF_EVENTS = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.UNMOUNT
 _BUFFERED_EVENTS = 64
@@ -298,15 +299,27 @@ def _changed(before: _Looks, now: _Looks) -> list[bytes]:
 
 def network_type(folder_fd: int) -> str | None:
     """The type of file system if other machines may write to it without inotify telling, else None."""
+    kind = file_system(folder_fd)
+    return kind if kind in _NETWORK_TYPES or kind.startswith("fuse.") else None
+
+
+def has_lasting_inodes(folder_fd: int) -> bool:
+    """Whether a file keeps its inode number for as long as it is there. FAT and FUSE have none on the disk, and number
+    files anew whenever the kernel has forgotten them."""
+    kind = file_system(folder_fd)
+    return kind not in _NUMBERED_ANEW and not kind.startswith("fuse.")
+
+
+def file_system(folder_fd: int) -> str:
+    """The type of file system that it is on, as mount(8) calls it; empty if nobody says."""
     device = os.fstat(folder_fd).st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
     with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
             mount, _, system = line.partition(" - ")
             if mount.split(" ", 3)[2] == wanted:
-                kind = system.split(" ", 1)[0]
-                return kind if kind in _NETWORK_TYPES or kind.startswith("fuse.") else None
-    return None
+                return system.split(" ", 1)[0]
+    return ""
 
 
 def remedy_for(error: OSError) -> str:

@@ -25,6 +25,10 @@ _UNFINISHED = (
     b".lock",
 )
 _FOREIGN_FOLDERS = {b"lost+found", b"system volume information", b"$recycle.bin"}
+# What NAS, Windows and recorders leave beside the files that people want.
+_LITTER_FOLDERS = {b"@eadir", b"#recycle", b"@recycle", b"lost.dir"}
+_LITTER_FILES = {b"desktop.ini", b"thumbs.db"}
+_LITTER_SUFFIXES = (b".idx",)
 
 
 class PathFilter:
@@ -36,13 +40,15 @@ class PathFilter:
 
     def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
         self._include = _Globs(include)
+        self._named = _Globs([glob for glob in include if glob.strip("*?./")])
+        self._named_literally = b"\n".join(glob.lower().encode("utf-8", "surrogateescape") for glob in include)
         self._exclude = _Globs(exclude)
 
     def wants(self, path: bytes) -> bool:
         """Whether a file with this path (relative to the folder) is to be taken at all."""
         lower = path.lower()
         name = lower.rpartition(b"/")[2]
-        if is_unfinished(name):
+        if is_unfinished(name) or (_is_litter(name) and not self._named.match(lower, name)):
             return False
         if self._include.any and not self._include.match(lower, name):
             return False
@@ -50,12 +56,27 @@ class PathFilter:
 
     def enters(self, name: bytes) -> bool:
         """Whether files are looked for in a sub-folder of this name."""
-        return not name.startswith(b".") and name.lower() not in _FOREIGN_FOLDERS
+        lower = name.lower()
+        if name.startswith(b".") or lower in _FOREIGN_FOLDERS:
+            return False
+        return lower not in _LITTER_FOLDERS or lower in self._named_literally
+
+    def leaves_out(self, path: bytes) -> bool:
+        """Whether it is litter, or lies in it, and `include` does not name it."""
+        *folders, name = path.lower().split(b"/")
+        is_named = self._named.match(path.lower(), name)
+        return (_is_litter(name) and not is_named) or any(
+            folder in _LITTER_FOLDERS and not self.enters(folder) for folder in folders
+        )
 
 
 def is_unfinished(name: bytes) -> bool:
     """A temporary name: never taken, whatever `include` says."""
     return name.startswith(b".") or name.lower().endswith(_UNFINISHED)
+
+
+def _is_litter(name: bytes) -> bool:
+    return name in _LITTER_FILES or name.endswith(_LITTER_SUFFIXES)
 
 
 class _Globs:

@@ -28,6 +28,10 @@ from relayd.spool.rows import (
 from relayd.spool.states import add_deliveries, create_deliveries, settle
 from relayd.spool.tying import Ties, tie
 
+HOUR_NS = 3600 * 10**9
+MOST_HOURS = 26
+"""The widest that two zones are apart."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
@@ -60,7 +64,9 @@ def accept(
         if known is not None:
             return _existing(change, known, capture, content, now)
     if origin is not None and capture.file is not None:
-        again = holding.same_again(change, capture, content.size_bytes, content.sha256, now=now)
+        again = _moved_by_hours(change, capture, origin, content) or holding.same_again(
+            change, capture, content.size_bytes, content.sha256, now=now
+        )
         if again is not None:
             remember(change, capture.source, origin, item=again.id, reason=None, now=now)
             return again
@@ -151,6 +157,33 @@ def _known_item(change: Change, source: str, origin: Origin) -> str | None:
         (source, origin.path, signed(origin.inode), origin.size_bytes, origin.mtime_ns),
     ).fetchone()
     return None if row is None else row["item"]
+
+
+def _moved_by_hours(change: Change, capture: Capture, origin: Origin, content: Content) -> Item | None:
+    """The item that this file became when its time was some hours off: FAT keeps local time, so the times of a whole
+    card move with the zone and the summer."""
+    if capture.earlier is not None:
+        return None
+    row = change.db.execute(
+        f"SELECT {ITEM_COLUMNS} FROM items WHERE sha256 = ? AND id = ("  # noqa: S608
+        "SELECT item FROM ledger WHERE source = ? AND path = ? AND size_bytes = ? AND mtime_ns <> ?"
+        " AND abs(mtime_ns - ?) <= ? AND (mtime_ns - ?) % ? = 0)",
+        (
+            content.sha256,
+            capture.source,
+            origin.path,
+            origin.size_bytes,
+            origin.mtime_ns,
+            origin.mtime_ns,
+            MOST_HOURS * HOUR_NS,
+            origin.mtime_ns,
+            HOUR_NS,
+        ),
+    ).fetchone()
+    if row is None:
+        return None
+    change.count("repeated", 1, source_subject(capture.source))
+    return item_from(row)
 
 
 def _existing(change: Change, item_id: str, capture: Capture, content: Content, now: float) -> Item:

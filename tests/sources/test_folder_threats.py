@@ -35,7 +35,7 @@ async def reason_for(folder: Path, store: Store, name: str | bytes, **options: o
 
 @pytest.mark.parametrize(
     "target",
-    ["/etc/shadow", "/proc/self/environ", "/etc", "self.jpg", "../..", "../store/spool.db", "nowhere", "/dev/zero"],
+    ["/etc/shadow", "/proc/self/environ", "/etc", "../..", "../store/spool.db", "../nowhere", "/dev/zero"],
 )
 async def test_a_symbolic_link_is_never_followed(folder: Path, store: Store, target: str) -> None:
     (folder / "self.jpg").symlink_to(target)

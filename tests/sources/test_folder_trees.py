@@ -14,6 +14,7 @@ import pytest
 from relayd.model import Capture, Item
 from relayd.sources import folder_scan, folder_walk, folder_watch
 from relayd.sources.folder import FolderSource
+from relayd.sources.folder_known import KnownFiles
 from relayd.sources.folder_scan import Scanner, Wish
 from relayd.sources.folder_watched import Watched
 from relayd.sources.path_filter import PathFilter
@@ -205,7 +206,7 @@ def opened(folder: Path) -> Iterator[Scanner]:
 
 
 def wish(*, is_due: bool, limit: int = 1000, skip: set[bytes] | None = None) -> Wish:
-    return Wish(known=(), skip=skip or set(), limit=limit, watch=None, is_due=is_due)
+    return Wish(known=KnownFiles(), skip=skip or set(), limit=limit, watch=None, is_due=is_due)
 
 
 def watched_paths(source: FolderSource) -> set[bytes]:
