@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from relayd.clock import rfc3339
+from relayd.clock import rfc3339, span
 from relayd.model import JSON, Incident, Opening
 
 LONGEST_KEY = 200
@@ -107,6 +107,20 @@ def covers(
         return True
     is_old = is_clock_right and moment < accepted_at and not is_off_by_hours(moment, accepted_at)
     return incident.opened_at <= accepted_at <= incident.ends_at and not is_old
+
+
+def why_missed(incident: Incident, source: str, captured_at: float, accepted_at: float) -> str | None:
+    """Why an item that does not belong to it does not, in words; None if that is not to be seen from their times."""
+    if source not in incident.collect:
+        return f"it collects from {', '.join(incident.collect) or 'no source'}, not from {source}"
+    if covers(incident, source, captured_at, accepted_at, is_clock_right=True):
+        return None
+    moment = moment_of(captured_at, accepted_at)
+    told = f"by its own time, {rfc3339(moment)}, it was captured"
+    if moment > incident.ends_at:
+        return f"{told} {span(moment - incident.ends_at)} after that ended"
+    believed = ", and its camera's clock was right" if accepted_at >= incident.opened_at else ""
+    return f"{told} {span(incident.starts_at - moment)} before that begins{believed}"
 
 
 def agrees(captured_at: float, accepted_at: float) -> bool:

@@ -13,7 +13,15 @@ from relayd.clock import rfc3339, span
 from relayd.files import printable
 from relayd.incidents import bare
 from relayd.model import CameraView, Delivery, DestinationView, Item, Outcome, State
-from relayd.spool import AttemptRecord, DeliveryDetail, IncidentSummary, ItemDetail, ItemSummary, QuarantinedFile
+from relayd.spool import (
+    AttemptRecord,
+    DeliveryDetail,
+    IncidentSummary,
+    ItemDetail,
+    ItemSummary,
+    MissedIncident,
+    QuarantinedFile,
+)
 
 ViewOf = Callable[[str], DestinationView | None]
 """How a destination is doing now; None if the running configuration does not have it."""
@@ -74,6 +82,7 @@ def item_document(detail: ItemDetail) -> dict[str, Any]:
         "content_kept": detail.has_content,
         "ended_at": _time(detail.ended_at),
         "incidents": list(detail.incidents),
+        "missed": [{"incident": one.incident.id, "why": one.why} for one in _missed(detail)],
         "deliveries": [_delivery_document(one) for one in detail.deliveries],
     }
 
@@ -158,6 +167,8 @@ def _time(moment: float | None) -> str | None:
 
 # --- why
 
+_GONE = "it cannot be tried again, since its content is no longer kept"
+
 
 def paragraph(detail: ItemDetail, view_of: ViewOf, *, now: float) -> str:
     """Why this item is where it is: what it is, and for each delivery what it waits for or how it ended."""
@@ -175,17 +186,42 @@ def _sentences(detail: ItemDetail, view_of: ViewOf, now: float) -> Iterator[str]
     if detail.incidents:
         yield f"It belongs to incident {' and '.join(detail.incidents)}."
     if not detail.deliveries:
-        kept = ", so it is kept for a while in case an incident claims it" if detail.has_content else ""
-        yield f"No rule wanted it{kept}."
+        yield _unwanted(detail)
+    yield from (_about_missed(detail, one) for one in _missed(detail))
     if detail.trouble:
         said = "; ".join(map(printable, detail.trouble))
         yield f"When it came, its rules could not do all that they say: {said}."
-    if detail.reason:
+    if detail.reason and (detail.deliveries or detail.state is not State.UNCLAIMED):
         yield f"{_capital(detail.reason)}."
     for one in detail.deliveries:
         yield from _about_delivery(detail, one, view_of, now)
-    if not detail.has_content and detail.state is not State.DELIVERED:
+    if detail.deliveries and not detail.has_content and not _said_it_is_gone(detail):
         yield "Its content is no longer kept."
+
+
+def _unwanted(detail: ItemDetail) -> str:
+    if detail.has_content:
+        return "No rule wanted it, so it is kept for a while in case an incident claims it."
+    if detail.state is State.UNCLAIMED and not detail.incidents:
+        return "No rule wanted it, and no incident claimed it in time, so its content is no longer kept."
+    return "No rule wanted it, and its content is no longer kept."
+
+
+def _missed(detail: ItemDetail) -> list[MissedIncident]:
+    """Of what goes somewhere, incidents that collect from elsewhere are none of its business."""
+    return [one for one in detail.missed if one.is_collected or not detail.deliveries]
+
+
+def _about_missed(detail: ItemDetail, missed: MissedIncident) -> str:
+    incident = missed.incident
+    later = span(incident.opened_at - detail.item.accepted_at)
+    when = "was open when it came" if missed.was_open else f"opened {later} after it came"
+    return f"Incident {incident.id} ({printable(incident.key)}) {when}, but {printable(missed.why)}."
+
+
+def _said_it_is_gone(detail: ItemDetail) -> bool:
+    """Whether that was said with one of its deliveries, or goes without saying."""
+    return detail.state is State.DELIVERED or any(not_retried(detail, one) == _GONE for one in detail.deliveries)
 
 
 def not_retried(detail: ItemDetail, one: DeliveryDetail) -> str | None:
@@ -195,7 +231,7 @@ def not_retried(detail: ItemDetail, one: DeliveryDetail) -> str | None:
     if one.delivery.state is State.DROPPED:
         return "a person dropped it"
     if not detail.has_content:
-        return "it cannot be tried again, since its content is no longer kept"
+        return _GONE
     if one.is_replaced:
         return f"what it was to bring to incident {one.delivery.incident} was asked for again since then"
     return "it comes back by itself once it can" if one.delivery.waits_for else None

@@ -142,7 +142,8 @@ class Operations:
                 return {"about": about, "item": None, "text": text}
         if detail is None:
             raise UnknownItem(
-                f"{printable(about)} is neither an item nor a file that a source knows; `relayd items` lists all"
+                f"{printable(about)} is neither an item nor a file that a source knows; `relayd items` lists all."
+                " What no rule wanted and no incident claimed within keep_unclaimed leaves no trace"
             )
         text = listing.paragraph(detail, self._parts().view, now=clock.now())
         return {"about": about, "item": listing.item_document(detail), "text": text}

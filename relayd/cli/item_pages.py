@@ -105,6 +105,8 @@ def _rest(item: Document) -> Iterator[Block]:
         yield Line(f"{escaped(key)} {escaped(str(value))}")
     for incident in item.get("incidents", ()):
         yield Line(f"in incident {escaped(incident)}: `relayd incidents show {escaped(incident)}`")
+    for missed in item.get("missed", ()):
+        yield Line(f"not in incident {escaped(missed['incident'])}: {escaped(missed['why'])}", state="waiting")
     if item["reason"]:
         yield Line(escaped(item["reason"]), state=item["state"])
     for sentence in item.get("trouble", ()):

@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from relayd.model import Incident, Item, Known, Outcome, Priority, State
 from relayd.spool import timekeeping, tying
 from relayd.spool.delivering import steps_of
+from relayd.spool.missed import missed_by
 from relayd.spool.records import (
     AttemptRecord,
     DeliveryDetail,
@@ -75,6 +76,7 @@ def item(db: sqlite3.Connection, item_id: str) -> ItemDetail | None:
         incidents=tuple(
             one["incident"] for one in db.execute("SELECT incident FROM incident_items WHERE item = ?", (row["seq"],))
         ),
+        missed=missed_by(db, times, row["seq"]),
     )
 
 

@@ -79,6 +79,18 @@ class ItemDetail:
     deliveries: tuple[DeliveryDetail, ...]
     trouble: tuple[str, ...] = ()
     incidents: tuple[str, ...] = ()
+    missed: tuple[MissedIncident, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissedIncident:
+    """One that an item came close to without belonging to it, and why not, in words. `was_open`: when the item came;
+    `is_collected`: its source is one of those that the incident collects from."""
+
+    incident: Incident
+    why: str
+    was_open: bool
+    is_collected: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from relayd.model import Kind, State
 from relayd.spool import database, incident_rows, tying, waiting
 from relayd.spool.change import Change, destination_subject
 from relayd.spool.limits import UNCLAIMED
+from relayd.spool.missed import is_owed_a_reason
 from relayd.spool.rows import NO_TROUBLE
 from relayd.spool.states import free_content, move_delivery, set_item_state, settle
 
@@ -140,12 +141,16 @@ def expire_unclaimed(change: Change, *, now: float, keep_unclaimed: float) -> in
 
 
 def let_go_unclaimed(change: Change, row: sqlite3.Row, *, now: float) -> None:
-    """It leaves no row; only where rules could not be asked as they are written, what they said stays to be read."""
-    if row["trouble"] == NO_TROUBLE:
+    """It leaves no row; only where rules could not be asked as they are written, or where it missed an incident that
+    collects from its source, what is to be said of that stays to be read."""
+    if row["trouble"] == NO_TROUBLE and not is_owed_a_reason(change.db, change.times, row["seq"]):
         _forget(change, row["seq"], State.UNCLAIMED)
         return
     free_content(change, row["seq"])
-    change.db.execute("UPDATE items SET ended_at = ?, reason = 'no rule wanted it' WHERE seq = ?", (now, row["seq"]))
+    change.db.execute(
+        "UPDATE items SET ended_at = ?, ended_steady = ?, reason = 'no rule wanted it' WHERE seq = ?",
+        (now, change.times.steady(now), row["seq"]),
+    )
 
 
 def _free_delivered(change: Change, now: float, keep_seconds: float) -> int:

@@ -253,6 +253,12 @@ def test_an_item_nobody_wanted_and_one_whose_content_is_gone_say_so() -> None:
     assert "no longer kept" in page
 
 
+def test_an_item_names_the_incident_that_it_missed_and_why() -> None:
+    missed = [{"incident": "01m8", "why": "it collects from front, not from back"}]
+    page = text(item_pages.one({**DETAIL, "deliveries": [], "missed": missed}, now=NOW))
+    assert "not in incident 01m8: it collects from front, not from back" in page
+
+
 def spoiled(node: Any) -> Any:
     """The document with something hostile in every text and every name that a stranger can write."""
     fixed = ("at", "sha256", "priority", "outcome", "kind", "md5")
