@@ -26,7 +26,8 @@ HYSTERESIS_PERCENT = 10.0
 CAMERAS_SHOWN = 5
 """Of cameras that have the same trouble, so many are named."""
 FEW_BYTES = 256 * 2**20
-"""Less room than this is near the limit, too, where the disk is filled by others; an eighth of a small spool."""
+"""Less room than this is near the limit, too, where the disk is filled by others; an eighth of a small spool or
+disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +110,8 @@ class Examiner:
         if self._spool.is_damaged:
             return Fault(reason="its database is damaged", needs_person=True, lasts_seconds=settings.fault_after)
         self._is_near = _is_near(room, settings, was_near=self._is_near or self._stands(SPOOL))
+        if room.unwritable:
+            return Fault(reason=room.unwritable, needs_person=True, lasts_seconds=settings.fault_after)
         if room.refusal:
             reason = f"it refuses what comes, which stays where it is: {room.refusal}"
             return Fault(reason=reason, needs_person=True, lasts_seconds=settings.fault_after)
@@ -175,7 +178,7 @@ def _configuration(error: str | None, settings: HealthConfig) -> Fault | None:
 def _is_near(room: Room, settings: HealthConfig, *, was_near: bool) -> bool:
     """Space or inodes; once near, it takes some more room to be no longer so."""
     percent = settings.spool_percent - (HYSTERESIS_PERCENT if was_near else 0.0)
-    few_bytes = min(FEW_BYTES, room.max_bytes // 8) * (2 if was_near else 1)
+    few_bytes = min(FEW_BYTES, room.max_bytes // 8, room.disk_bytes // 8) * (2 if was_near else 1)
     few_inodes = room.inode_floor * (2 if was_near else 1)
     is_short_of_inodes = room.left_inodes is not None and room.inode_floor > 0 and room.left_inodes < few_inodes
     return room.used_percent >= percent or room.left_bytes < few_bytes or is_short_of_inodes

@@ -52,6 +52,10 @@ class SpoolFull(SpoolError):
     """No room by `max_size`, `min_free` or the inode floor: keep the original, wait, and try again."""
 
 
+class SpoolUnwritable(SpoolError):
+    """The spool's disk refuses every write (read-only, or it fails): keep the original, wait, and try again."""
+
+
 class SpoolLocked(SpoolError):
     """Another process owns this spool."""
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal
 
 from relayd import clock, httpcheck
-from relayd.errors import DeliveryError, Quarantined, SpoolFull, Unavailable, Unreachable
+from relayd.errors import DeliveryError, Quarantined, SpoolFull, SpoolUnwritable, Unavailable, Unreachable
 from relayd.model import Capture, Fields, Finding, Kind, SourceView
 from relayd.retry import Backoff
 from relayd.sources import episode
@@ -146,7 +146,7 @@ class EpisodesSource(Source):
         while True:
             try:
                 await put(capture)
-            except SpoolFull as error:
+            except (SpoolFull, SpoolUnwritable) as error:
                 self._is_away = True
                 self.faults.set("spool", str(error))
                 await asyncio.sleep(FULL_SECONDS / 2 + clock.jitter(FULL_SECONDS))

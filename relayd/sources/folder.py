@@ -126,7 +126,7 @@ class FolderSource(Source):
         if self._faults.reason:
             return SourceView(state="fault", reason=self._faults.reason, last_at=self._last_at)
         if self._visit is not None and self._visit.is_full:
-            reason = "the spool is full: files stay in their folder until there is room"
+            reason = "the spool takes nothing now, it is full or cannot be written: files stay in their folder"
             return SourceView(state="waiting", reason=reason, last_at=self._last_at)
         if self._visit is None:
             return SourceView(state="waiting", reason="it is being opened", last_at=self._last_at)

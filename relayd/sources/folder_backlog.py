@@ -185,4 +185,4 @@ class Backlog:
             return self._parked[path].reason
         if path not in self._fresh and path not in self._todo and path not in self._busy:
             return None
-        return "it waits for room in the spool" if self.is_full else "it is about to be taken"
+        return "it waits until the spool takes files again" if self.is_full else "it is about to be taken"

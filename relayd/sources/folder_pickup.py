@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from relayd import files
-from relayd.errors import Quarantined, RelaydError, SpoolError, SpoolFull, Unsettled
+from relayd.errors import Quarantined, RelaydError, SpoolError, SpoolFull, SpoolUnwritable, Unsettled
 from relayd.messages import Message, about
 from relayd.model import Item, Origin
 from relayd.progress import Stopped
@@ -205,7 +205,7 @@ class Pickup:
         self._gone.discard(origin.path)
         try:
             item = await self._put(self._naming.capture(ready, self._threads.part))
-        except SpoolFull:
+        except (SpoolFull, SpoolUnwritable):
             self.backlog.wait_for_room(origin.path)
         except Unsettled:
             self.backlog.park(origin.path, self._terms.quiet_seconds, "it is being written to")

@@ -74,16 +74,17 @@ async def _stage_and_commit(
     item_id = new_id(now)
     engine.arriving.add(item_id)  # the sweeper keeps its hands off until the row is there
     try:
-        staged: Staged = await threads.run(
-            f"{printable(capture.name)} is copied",
-            engine.folder.stage,
-            capture,
-            source_fd,
-            item_id,
-            engine.config.max_file_size,
-            undo=lambda staged: engine.folder.discard([item_id]),
-            uses=-1 if source_fd is None else source_fd,
-        )
+        with engine.noticing("media"):
+            staged: Staged = await threads.run(
+                f"{printable(capture.name)} is copied",
+                engine.folder.stage,
+                capture,
+                source_fd,
+                item_id,
+                engine.config.max_file_size,
+                undo=lambda staged: engine.folder.discard([item_id]),
+                uses=-1 if source_fd is None else source_fd,
+            )
         completes = capture.earlier is not None and await engine.in_files(
             engine.folder.completes, capture.earlier.item_id, item_id
         )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from relayd.errors import SpoolDamaged, SpoolError, SpoolFull, SpoolTooNew
+from relayd.errors import SpoolDamaged, SpoolError, SpoolFull, SpoolTooNew, SpoolUnwritable
 
 FILE_NAME = "spool.db"
 TABLES = (
@@ -39,6 +39,8 @@ PAGE_BYTES = 4096
 SPARE_PAGES_KEPT = 256
 VACUUM_PAGES = 512
 """Given back in one transaction at most; it goes through the write-ahead log."""
+DISK_REMEDY = "look for disk errors in the kernel log (`journalctl -k`); relayd goes on once it can be written"
+READ_ONLY_REMEDY = f"it may have been remounted after an error: {DISK_REMEDY}"
 SPARE_BYTES = 2**20
 """With less than this free, an I/O error is taken for want of room."""
 
@@ -220,9 +222,9 @@ def in_words(error: sqlite3.Error, path: Path) -> SpoolError:
     if is_disk_full(error, path):
         return SpoolFull(f"the disk of {path} is full: free some space, relayd goes on by itself")
     if code == sqlite3.SQLITE_IOERR:
-        return SpoolError(f"{path} cannot be read or written ({error}): look for disk errors in the kernel log")
+        return SpoolUnwritable(f"{path} cannot be read or written ({error}): {DISK_REMEDY}")
     if code == sqlite3.SQLITE_READONLY:
-        return SpoolError(f"{path} is read-only ({error}): the file system may have been remounted after an error")
+        return SpoolUnwritable(f"{path} is read-only ({error}): {READ_ONLY_REMEDY}")
     if code == sqlite3.SQLITE_CANTOPEN:
         return SpoolError(f"{path} cannot be opened ({error}): check the owner and the rights of its folder")
     return SpoolError(f"{path}: {error}")

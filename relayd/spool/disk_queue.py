@@ -83,8 +83,8 @@ class Spool(Holder):
         of the rules could not be answered. With `ties` the rules order in the transaction, knowing which incidents the
         item opens or belongs to.
 
-        Raises SpoolFull (keep the original, wait), SpoolDamaged (the same), Quarantined (too large), Unsettled
-        (somebody writes to it).
+        Raises SpoolFull (keep the original, wait), SpoolUnwritable and SpoolDamaged (the same), Quarantined (too
+        large), Unsettled (somebody writes to it).
         """
         owed, told = tuple(orders), tuple(trouble)
         if capture.kind is Kind.MESSAGE:

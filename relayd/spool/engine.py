@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from relayd import clock
-from relayd.errors import SpoolDamaged, SpoolError, SpoolFull
+from relayd.errors import SpoolDamaged, SpoolError, SpoolFull, SpoolUnwritable
 from relayd.spool import database, timekeeping, waiting
 from relayd.spool.change import Change, Tally
 from relayd.spool.limits import Disk, Need, Room, Shortage, SpoolConfig, room, shortage
@@ -80,6 +80,7 @@ class Engine:
         self.database_bytes = database.live_bytes(db)
         self.claimed = Need()
         self._refused: tuple[Need, int, float] | None = None
+        self._unwritable: dict[str, tuple[str, float]] = {}
         self.is_damaged = False
         self.arriving: set[str] = set()
         self.vouched: dict[str, float] = {}
@@ -112,7 +113,18 @@ class Engine:
         """Carried out and committed even if the caller is cancelled meanwhile."""
         if grows:
             self.vouch()
-        return await self.writer.submit(operation, weight=weight, grows=grows)
+        with self.noticing("database"):
+            return await self.writer.submit(operation, weight=weight, grows=grows)
+
+    @contextlib.contextmanager
+    def noticing(self, what: str) -> Iterator[None]:
+        """Whether the disk takes this kind of write."""
+        try:
+            yield
+        except SpoolUnwritable as error:
+            self._unwritable[what] = (str(error), clock.monotonic())
+            raise
+        self._unwritable.pop(what, None)
 
     async def read(self, look: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Look something up that a seek finds, as of the last commit."""
@@ -185,14 +197,24 @@ class Engine:
         """What may still be put, and whether something is being refused."""
         if self._refused is not None and clock.monotonic() - self._refused[2] > REFUSAL_SECONDS:
             self._refused = None
+        disk = Disk.of(self.folder.root)
         lacking = None if self._refused is None else self.missing(self._refused[0], self._refused[1])
         return room(
             self.config,
-            Disk.of(self.folder.root),
+            disk,
             used_bytes=self.used_bytes,
             claimed=self.claimed,
             refusal="" if lacking is None else lacking.text,
+            unwritable=self._why_unwritable(disk),
         )
+
+    def _why_unwritable(self, disk: Disk) -> str:
+        """Sources try again within seconds; what none tried for long is not known any more."""
+        if disk.is_read_only:
+            return f"the disk of {self.folder.root} is read-only: {database.READ_ONLY_REMEDY}"
+        since = clock.monotonic() - REFUSAL_SECONDS
+        self._unwritable = {what: seen for what, seen in self._unwritable.items() if seen[1] >= since}
+        return next((text for text, _ in self._unwritable.values()), "")
 
     async def keep_headroom(self) -> None:
         """Take hold of the headroom again, if the disk has room for it."""

@@ -100,7 +100,8 @@ class Shortage:
 class Room:
     """What may still be put that is no emergency. `limit` is the setting that comes first; `left_inodes` is None where
     the file system has no fixed number of them, else what is left above `inode_floor`. `refusal` is why something was
-    refused not long ago, as long as that is so; else empty."""
+    refused not long ago, as long as that is so; else empty. `unwritable` is why its disk takes nothing at all, else
+    empty."""
 
     used_bytes: int
     max_bytes: int
@@ -109,6 +110,8 @@ class Room:
     left_inodes: int | None
     inode_floor: int
     refusal: str
+    disk_bytes: int
+    unwritable: str
 
     @property
     def used_percent(self) -> float:
@@ -124,6 +127,7 @@ class Disk:
     free_bytes: int
     total_inodes: int
     free_inodes: int
+    is_read_only: bool = False
 
     @classmethod
     def of(cls, path: Path) -> Disk:
@@ -133,6 +137,7 @@ class Disk:
             free_bytes=found.f_bavail * found.f_frsize,
             total_inodes=found.f_files,
             free_inodes=found.f_favail,
+            is_read_only=bool(found.f_flag & os.ST_RDONLY),
         )
 
 
@@ -187,7 +192,9 @@ def shortage(
     return Shortage(bytes_missing=max(over, below, 0), inodes_missing=max(lacking_inodes, 0), text=text)
 
 
-def room(config: SpoolConfig, disk: Disk, *, used_bytes: int, claimed: Need, refusal: str) -> Room:
+def room(
+    config: SpoolConfig, disk: Disk, *, used_bytes: int, claimed: Need, refusal: str, unwritable: str = ""
+) -> Room:
     """What is left now; see `Room`."""
     within_size = config.max_size - config.reserve_bytes - used_bytes - claimed.size_bytes
     on_this_disk = disk.free_bytes - config.floor_bytes(disk) - claimed.size_bytes
@@ -200,4 +207,6 @@ def room(config: SpoolConfig, disk: Disk, *, used_bytes: int, claimed: Need, ref
         left_inodes=disk.free_inodes - floor - claimed.inodes if disk.total_inodes else None,
         inode_floor=floor,
         refusal=refusal,
+        disk_bytes=disk.total_bytes,
+        unwritable=unwritable,
     )

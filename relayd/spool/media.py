@@ -24,9 +24,10 @@ from io import FileIO
 from pathlib import Path
 
 from relayd import files
-from relayd.errors import Rejected, SpoolError, SpoolFull, SpoolLocked, Unsettled
+from relayd.errors import Rejected, SpoolError, SpoolFull, SpoolLocked, SpoolUnwritable, Unsettled
 from relayd.files import Staged
 from relayd.model import Capture
+from relayd.spool import database
 from relayd.spool.rows import is_id
 
 log = logging.getLogger("relayd.spool")
@@ -263,7 +264,24 @@ class SpoolFolder:
 def _refused(error: OSError, root: Path) -> SpoolError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return SpoolFull(f"the disk of {root} is full")
+    if error.errno == errno.EROFS or not _can_be_written(root):
+        return SpoolUnwritable(f"{root} cannot be written ({error.strerror}): {database.DISK_REMEDY}")
     return SpoolError(f"cannot bring a file into {root}: {error.strerror}")
+
+
+def _can_be_written(root: Path) -> bool:
+    """Whether it is not the disk of the original that fails."""
+    try:
+        with _opened(root / "incoming") as incoming_fd:
+            trial_fd = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=incoming_fd)
+            try:
+                os.write(trial_fd, b"\0")
+                os.fsync(trial_fd)
+            finally:
+                os.close(trial_fd)
+    except OSError as error:
+        return error.errno == errno.EOPNOTSUPP  # a file system without nameless files: nobody can say
+    return True
 
 
 @contextlib.contextmanager

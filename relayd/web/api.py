@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from aiohttp import web
 
-from relayd.errors import RelaydError, SpoolFull, UnknownItem, UnknownName, WrongRequest
+from relayd.errors import RelaydError, SpoolFull, SpoolUnwritable, UnknownItem, UnknownName, WrongRequest
 from relayd.files import origin_of, text_of
 from relayd.model import OpenFile
 from relayd.operations import Operations
@@ -45,6 +45,7 @@ _STATUS_OF: tuple[tuple[type[RelaydError], int], ...] = (
     (UnknownName, 404),
     (WrongRequest, 400),
     (SpoolFull, 507),
+    (SpoolUnwritable, 507),
     (RelaydError, 409),
 )
 

@@ -207,8 +207,8 @@ async def test_a_full_spool_keeps_files_in_the_folder_and_takes_them_when_there_
     source = FolderSource("cam", config_for(folder), store)
     async with running(source, store.put):
         await until(lambda: source.view().state == "waiting" and store.puts)
-        assert "spool is full" in source.view().reason
-        assert "room" in (await source.why(str(folder / "7.jpg")) or "")
+        assert "the spool takes nothing now" in source.view().reason
+        assert "until the spool takes files again" in (await source.why(str(folder / "7.jpg")) or "")
         assert len(os.listdir(folder)) == 50
         puts = store.puts
         assert puts <= 20

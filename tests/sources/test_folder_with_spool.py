@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import os
 import threading
@@ -194,3 +195,23 @@ async def test_a_writer_who_comes_between_commit_and_unlink_alters_nothing(
         await asyncio.to_thread(intake.writer.join)
         assert intake.items[1].size_bytes == len(JPEG) + 7
         assert intake.intact() is unshares
+
+
+async def test_files_wait_while_the_spools_disk_refuses_writes_and_the_spool_says_so(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> files.Staged:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    async with opened(tmp_path / "spool") as intake:
+        source = FolderSource("cam", config_for(folder), intake.spool)
+        async with running(source, intake.put):
+            with monkeypatch.context() as broken:
+                broken.setattr(files, "link_or_copy", refuse)
+                drop(folder, "a.jpg")
+                await until(lambda: source.view().state == "waiting" and "takes nothing now" in source.view().reason)
+                assert "cannot be written (Read-only file system)" in intake.spool.room().unwritable
+                assert (folder / "a.jpg").exists()
+            await until(lambda: intake.spool.counters.items == 1, "it goes on by itself")
+            await until(lambda: source.view().state == "ok")
+            assert not intake.spool.room().unwritable

@@ -13,6 +13,7 @@ import pytest
 from relayd.errors import SpoolError
 from relayd.spool.change import Change
 from relayd.spool.writer import GROUP_OPERATIONS
+from tests.patience import PATIENT_SECONDS
 from tests.spool.rig import NOW, begun, config, message, opened, order, until
 
 
@@ -157,6 +158,8 @@ async def test_closing_joins_every_thread(tmp_path: Path) -> None:
     async with opened(config(tmp_path)) as spool:
         await spool.put(message(), [order()], now=NOW)
         await spool.items()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(PATIENT_SECONDS)  # those that move files end by themselves, soon
     left = [thread.name for thread in threading.enumerate() if thread not in before]
     assert [name for name in left if name.startswith("spool")] == []
     assert not (tmp_path / "spool" / "spool.db-wal").exists()

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from relayd import clock
+from relayd import clock, files
 from relayd.broker import BrokerView
 from relayd.clock import Synchronization
 from relayd.diagnosis import Diagnosis, Examiner, Views
-from relayd.errors import SpoolFull
+from relayd.errors import SpoolError, SpoolFull, SpoolUnwritable
 from relayd.faults import HealthConfig
-from relayd.model import DestinationView, SourceView
+from relayd.files import Staged
+from relayd.model import Capture, DestinationView, Kind, OpenFile, SourceView
 from relayd.spool import Room, Spool
 from relayd.spool.limits import Disk, Need, room
 from tests.spool.rig import NOW, config, message, opened, order
@@ -169,10 +173,66 @@ async def test_a_refusal_that_no_source_repeats_is_over(spool: Spool, monkeypatc
     assert not spool.room().refusal
 
 
-def room_on(path: Path, **disk: int) -> Room:
-    settings = config(path, max_size="10GB", min_free="1GB", min_free_inodes_percent=1.0)
-    whole = {"total_bytes": 10**11, "free_bytes": 5 * 10**10, "total_inodes": 10**6, "free_inodes": 10**5}
-    return room(settings, Disk(**(whole | disk)), used_bytes=10**6, claimed=Need(), refusal="")
+def room_on(path: Path, *, min_free: str = "1GB", **disk: Any) -> Room:
+    settings = config(path, max_size="10GB", min_free=min_free, min_free_inodes_percent=1.0)
+    whole = Disk(total_bytes=10**11, free_bytes=5 * 10**10, total_inodes=10**6, free_inodes=10**5)
+    return room(settings, replace(whole, **disk), used_bytes=10**6, claimed=Need(), refusal="")
+
+
+@pytest.mark.parametrize(("free_bytes", "is_near"), [(260, False), (100, False), (40, True)])
+async def test_a_small_disk_is_near_its_limit_when_little_of_it_is_left_not_from_the_start(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_bytes: int, is_near: bool
+) -> None:
+    disk: dict[str, Any] = {"total_bytes": 300 * 10**6, "free_bytes": free_bytes * 10**6}
+    monkeypatch.setattr(spool, "room", lambda: room_on(tmp_path, min_free="10MB", **disk))
+    assert ("spool" in (await Eye(spool).look()).faults) == is_near
+
+
+async def test_a_disk_that_turned_read_only_is_a_fault_of_the_spool_with_its_remedy(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = Disk.of
+    monkeypatch.setattr(Disk, "of", lambda path: replace(of(path), is_read_only=True))
+    fault = (await Eye(spool).look()).faults["spool"]
+    assert fault.needs_person
+    assert "is read-only: it may have been remounted after an error: look for disk errors" in fault.reason
+
+
+async def test_a_disk_that_refuses_writes_is_a_fault_of_the_spool_until_it_takes_them(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> Staged:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    (tmp_path / "a.jpg").write_bytes(b"picture")
+    with monkeypatch.context() as broken:
+        broken.setattr(files, "link_or_copy", refuse)
+        with pytest.raises(SpoolUnwritable, match="cannot be written"):
+            await put_file(spool, tmp_path / "a.jpg")
+        assert "cannot be written (Read-only file system)" in (await Eye(spool).look()).faults["spool"].reason
+    await put_file(spool, tmp_path / "a.jpg")
+    assert "spool" not in (await Eye(spool).look()).faults
+
+
+async def test_an_original_that_cannot_be_read_is_no_fault_of_the_spool(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> Staged:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    (tmp_path / "a.jpg").write_bytes(b"picture")
+    monkeypatch.setattr(files, "link_or_copy", fail)
+    with pytest.raises(SpoolError, match="Input/output error"):
+        await put_file(spool, tmp_path / "a.jpg")
+    assert "spool" not in (await Eye(spool).look()).faults
+
+
+async def put_file(spool: Spool, path: Path) -> None:
+    with path.open("rb") as stream:
+        origin = files.origin_of(path.name.encode(), os.fstat(stream.fileno()))
+        file = OpenFile(descriptor=stream.fileno(), origin=origin, is_finished=False)
+        capture = Capture(source="cam", name=path.name, kind=Kind.MEDIA, content_type="", captured_at=NOW, file=file)
+        await spool.put(capture, [order("hook")], now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +246,7 @@ def room_on(path: Path, **disk: int) -> Room:
     ids=["others filled the disk", "inodes run out", "all is well", "a file system without fixed inodes"],
 )
 async def test_a_disk_that_others_fill_is_near_the_limit_too(
-    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: dict[str, int], said: str | None
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: dict[str, Any], said: str | None
 ) -> None:
     monkeypatch.setattr(spool, "room", lambda: room_on(tmp_path, **disk))
     fault = (await Eye(spool).look()).faults.get("spool")
