@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from relayd.model import TimeFrom
@@ -17,11 +17,18 @@ _Y4, _Y2 = r"(?P<Y>(?:19[7-9]|20\d)\d)", r"(?P<y>\d\d)"
 _M, _D = r"(?P<m>0[1-9]|1[0-2])", r"(?P<d>0[1-9]|[12]\d|3[01])"
 _BETWEEN = r"[-._]{1,2}"
 _DATE = rf"(?P<ds>{_BETWEEN}|){_M}(?P=ds){_D}"
-_JOINT = r"[T_\-. ,@]{0,3}"
+_VIOFO_DATE = rf"(?P<ds>)[_-]{_M}{_D}(?=[_-])"
+_BACKWARDS = rf"(?P<ds>{_BETWEEN}|[ /])%s(?P=ds){_Y4}"
+_D1, _M1 = r"(?P<d>0?[1-9]|[12]\d|3[01])", r"(?P<m>0?[1-9]|1[0-2])"
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_NAMED_DATE = rf"{_D1}[-_. ]?(?P<b>(?i:{'|'.join(_MONTHS)}))[a-z]{{0,6}}[-_., ]{{0,2}}{_Y4}"
+_JOINT = r"(?:[T_\-. ,@]{0,3}| (?:at|um|kl\.?) )"
+_APART = r"(?:[T_\-. ,@]{1,3}| (?:at|um|kl\.?) )"
 _H, _N, _S = r"(?P<H>[01]\d|2[0-3])", r"(?P<M>[0-5]\d)", r"(?P<S>[0-5]\d)"
-_FRACTION = r"(?:[.,](?P<f>\d{1,9})(?![\dA-Za-z])|(?P<ms>\d{3}))?"
-_CLOCK = rf"{_H}(?P<ts>[-._:]{{1,2}}|[hH]|){_N}(?:(?:(?P=ts)|[mM]){_S}[sS]?{_FRACTION})?"
-_WHOLE_CLOCK = rf"{_H}(?P<ts>[-._:]{{1,2}}|){_N}(?P=ts){_S}{_FRACTION}"
+_FRACTION = r"(?:[.,](?P<f>\d{1,9})(?![\dA-Za-z])|(?P<ms>\d{2,3}))?"
+_NOON = r"(?:[ _-]?(?P<n>[AaPp])[Mm](?![A-Za-z]))?"
+_CLOCK = rf"{_H}(?P<ts>[-._:]{{1,2}}|[hH]|){_N}(?:(?:(?P=ts)|[mM](?:in)?){_S}[sS]?{_FRACTION})?{_NOON}"
+_WHOLE_CLOCK = rf"{_H}(?P<ts>[-._:]{{1,2}}|){_N}(?P=ts){_S}{_FRACTION}{_NOON}"
 _ZONE = (
     r"(?:[ _]?(?P<z>(?:Z|UTC|GMT)(?![A-Za-z0-9+-])|[+-](?:0\d|1[0-4]):?(?:00|15|30|45)(?!\d)|\+(?:0\d|1[0-4])(?!\d)))?"
 )
@@ -39,18 +46,33 @@ MOMENTS = tuple(
         _Y4 + _DATE + _JOINT + _CLOCK,
         _Y2 + _DATE + _JOINT + _WHOLE_CLOCK,
         _Y2 + rf"(?P<ds>){_M}{_D}{_H}(?P<ts>){_N}{_S}(?:\d\d)",
+        _Y4 + _VIOFO_DATE + _APART + _WHOLE_CLOCK,
+        _D1 + _BACKWARDS % _M1 + _APART + _WHOLE_CLOCK,
+        _M1 + _BACKWARDS % _D1 + _APART + _WHOLE_CLOCK,
+        rf"(?P<ds>){_D}{_M}{_Y4}" + _APART + _WHOLE_CLOCK,
+        _NAMED_DATE + _APART + _WHOLE_CLOCK,
+        _WHOLE_CLOCK + _APART + _Y4 + _DATE + r"(?![T_\-. ]{0,3}\d\d[-._:]?\d\d)",
         _LETTERS,
         _LETTERS_FIRST,
         r"(?P<e>[1-3]\d{9})(?:\.(?P<f>\d{1,6})(?![\dA-Za-z]))?",
         r"(?P<e>[1-3]\d{9})(?P<ms>\d{3})",
     )
 )
-DATES = tuple(re.compile(year + _DATE + r"(?!\d)", re.ASCII) for year in (_Y4, _Y2))
+DATES = tuple(
+    re.compile(shape + r"(?!\d)", re.ASCII)
+    for shape in (
+        _Y4 + _DATE,
+        _Y2 + _DATE,
+        _D1 + _BACKWARDS % _M1,
+        _M1 + _BACKWARDS % _D1,
+        _NAMED_DATE,
+    )
+)
 CLOCKS = (re.compile(_CLOCK + _ZONE + r"(?!\d)", re.ASCII),)
 _PLACE = re.compile(r"(?<!\d)(?:\d|[Yy](?=20\d\d[Mm]))", re.ASCII)
 _NUMBER = re.compile(r"\d{1,4}", re.ASCII)
 _CLOCK_IN_PATH = re.compile(
-    r"(?<![0-9A-Za-z])(?:([01]\d|2[0-3])/)(?:\1[-._]?)?([0-5]\d)[/\-._]?([0-5]\d)(?![0-9A-Za-z])", re.ASCII
+    r"(?<![0-9A-Za-z])([01]\d|2[0-3])/(?:\1[-._]?|[^/]{1,64}/)?([0-5]\d)[/\-._]?([0-5]\d)(?![0-9A-Za-z])", re.ASCII
 )
 _RANGE = re.compile(r"[-_~ ]{1,3}(?=\d)|[-_ ]to[-_ ]", re.ASCII)
 _LONGEST_PATH = 4096
@@ -94,10 +116,11 @@ def captured_at(fields: Mapping[str, str], reading: Reading, path: str = "") -> 
         moment = first_moment(text, reading)
         if moment is not None:
             return moment
-    date, clock = _date_of(fields), _clock_of(fields)
-    if date is None:
+    dates, clock = _dates_of(fields), _clock_of(fields)
+    if not dates:
         return _on_nearest_day(clock, reading) if len(clock) > 1 else None
-    return _completed(date, clock, replace(reading, path_tells=_moment_in_path(path, reading)))
+    whole_path = replace(reading, path_tells=_moment_in_path(path, reading))
+    return _nearest([_completed(date, clock, whole_path) for date in dates], reading)
 
 
 def in_path(path: str, reading: Reading) -> float | None:
@@ -110,16 +133,20 @@ def in_path(path: str, reading: Reading) -> float | None:
 
 
 def _moment_in_path(path: str, reading: Reading) -> float | None:
-    """Of the file's name, else of a date among its folders and the time of day behind it: `2026-01-31/…/12/30/45`."""
-    folders, _, name = path[-_LONGEST_PATH:].rpartition("/")
-    moment = first_moment(name.rpartition(".")[0] or name, reading)
-    if moment is not None or not folders:
-        return moment
+    """Of the file's name; else of folders and name together (`2026/01/31/12/30/45`); else of a date among its folders
+    and the time of day behind it (`2026-01-31/…/12/30/45`)."""
+    path = path[-_LONGEST_PATH:]
+    folders, _, name = path.rpartition("/")
+    for text in (name, path.replace("/", "_")):
+        moment = first_moment(text.rpartition(".")[0] or text, reading)
+        if moment is not None or not folders:
+            return moment
     for start, end in spans(folders, DATES):
-        date = _date_of({"date": folders[start:end]})
-        clock = _CLOCK_IN_PATH.search(path[-_LONGEST_PATH:], end)
-        if date is not None and clock is not None:
-            return _completed(date, [int(number) for number in clock.groups()], reading)
+        clock = _CLOCK_IN_PATH.search(path, end)
+        if clock is not None:
+            numbers = [int(number) for number in clock.groups()]
+            dates = _dates_of({"date": folders[start:end]})
+            return _nearest([_completed(date, numbers, reading) for date in dates], reading)
     return None
 
 
@@ -128,9 +155,9 @@ def first_moment(text: str, reading: Reading) -> float | None:
     last write is meant."""
     for place in _PLACE.finditer(text):
         found = [_moment_of(match, reading) for shape in MOMENTS if (match := shape.match(text, place.start()))]
-        moments = [moment for moment in found if moment is not None]
-        if moments:
-            return min(moments, key=lambda moment: abs(moment - reading.written_at))
+        moment = _nearest(found, reading)
+        if moment is not None:
+            return moment
     return None
 
 
@@ -160,22 +187,30 @@ def _moment_of(match: re.Match[str], reading: Reading) -> float | None:
     behind_point = int(fraction) / float(10 ** len(fraction))
     if "e" in part:
         return int(part["e"]) + behind_point
-    year = int(part["Y"]) if "Y" in part else 2000 + int(part["y"])
     clock = [int(part[name]) for name in "HMS" if name in part]
+    if "n" in part and 1 <= clock[0] <= 12:
+        clock[0] = clock[0] % 12 + 12 * (part["n"] in "pP")
     zone = _zone(part.get("z", ""))
-    moment = _completed((year, int(part["m"]), int(part["d"])), clock, reading, zone)
+    moment = _completed(_date_in(part), clock, reading, zone)
     return None if moment is None else moment + behind_point
 
 
-def _date_of(fields: Mapping[str, str]) -> tuple[int, int, int] | None:
-    for shape in DATES:
-        match = shape.match(fields.get("date", ""))
-        if match is not None:
-            part = match.groupdict()
-            return int(part.get("Y") or 2000 + int(part["y"])), int(part["m"]), int(part["d"])
+def _date_in(part: Mapping[str, str]) -> tuple[int, int, int]:
+    """Year, month, day of what one of the shapes has found."""
+    year = int(part["Y"]) if "Y" in part else 2000 + int(part["y"])
+    month = _MONTHS.index(part["b"].lower()) + 1 if "b" in part else int(part["m"])
+    return year, month, int(part["d"])
+
+
+def _dates_of(fields: Mapping[str, str]) -> list[tuple[int, int, int]]:
+    """Every date that the fields may mean."""
+    text = fields.get("date", "")
+    found = [match for shape in DATES if (match := shape.match(text))]
+    if found:
+        return [_date_in({name: value for name, value in match.groupdict().items() if value}) for match in found]
     year = _number(fields, "year") or (_number(fields, "year2") or -2000) + 2000
     month, day = _number(fields, "month"), _number(fields, "day")
-    return (year, month, day) if year and month and day else None
+    return [(year, month, day)] if year and month and day else []
 
 
 def _clock_of(fields: Mapping[str, str]) -> list[int]:
@@ -199,7 +234,7 @@ def _completed(
     hour, minute, second = [*clock, 0, 0, 0][:3]
     meant = zone or reading.zone
     try:
-        start = _nearest(datetime.datetime(*date, hour, minute, second, tzinfo=meant), reading.written_at)
+        start = _settled(datetime.datetime(*date, hour, minute, second, tzinfo=meant), reading.written_at)
         if len(clock) == 3:
             return start
         for whole in (reading.path_tells, reading.written_at):
@@ -214,7 +249,13 @@ def _begins_with(moment: datetime.datetime, told: tuple[int, ...]) -> bool:
     return moment.timetuple()[: len(told)] == told
 
 
-def _nearest(told: datetime.datetime, written_at: float) -> float:
+def _nearest(moments: Iterable[float | None], reading: Reading) -> float | None:
+    """What can be read in several ways is meant as is nearest to the last write."""
+    there = [moment for moment in moments if moment is not None]
+    return min(there, key=lambda moment: abs(moment - reading.written_at)) if there else None
+
+
+def _settled(told: datetime.datetime, written_at: float) -> float:
     """The hour that comes twice in autumn is the one in which the file was written."""
     both = [told.replace(fold=fold).timestamp() for fold in (0, 1)]
     return min(both, key=lambda moment: abs(moment - written_at))

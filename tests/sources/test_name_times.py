@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relayd.model import TimeFrom
 from relayd.sources.name_pattern import NamePattern
 from relayd.sources.name_times import Reading, capture_time, captured_at, first_moment
 
@@ -100,10 +101,85 @@ def test_every_camera_s_name_says_when_it_was(pattern: str, path: str) -> None:
         "cam/20260131/record/A260131_123045_123059.264",
         "SavedClips/2026-01-31_12-30-45-front.mp4",
         "snap/260131/images/P26013112304510.jpg",
+        "WhatsApp Image 2026-01-31 at 12.30.45.jpeg",
+        "WhatsApp Image 2026-01-31 at 12.30.45 PM.jpeg",
+        "WhatsApp Image 2026-01-31 at 12.30.45 (1).jpeg",
+        "Screen Shot 2026-01-31 at 12.30.45 PM.png",
+        "signal-2026-01-31-12-30-45-123.jpg",
+        "signal-2026-01-31-123045_001.jpeg",
+        "RingVideo_20260131_123045.mp4",
+        "1769862645123.mp4",
+        "20260131123045.mp4",
+        "Camera-20260131-123045-1769862645123.mp4",
+        "Cam 1 (10.0.0.1) 2026-01-31 12.30.45.mp4",
+        "2026-01-31T12-30-45.mp4",
+        "2026-01-31/12/gate/30.45.mp4",
+        "26/01/31/12/30/45/001-capture.jpg",
+        "2026/01/31/12/30/45.jpg",
+        "2026/01/31/123045.jpg",
+        "2026-01-31/12-30-45.mp4",
+        "1_2026-01-31_12-30-45.mp4",
+        "cam.20260131_123045.jpg",
+        "2026_0131_123045_0001F.MP4",
+        "REC_2026_01_31_12_30_45_F.MP4",
+        "260131_123045_001_FH.MP4",
+        "S2026013112304500.jpg",
+        "Front Door 1-31-2026, 12.30.45 GMT+0.mp4",
+        "Front Door 31-01-2026, 12.30.45.mp4",
+        "cam_31.01.2026_12-30-45.jpg",
+        "cam_31012026_123045.jpg",
+        "cam_01-31-2026_12-30-45_PM.jpg",
+        "2026-01-31_12h30min45s680ms.jpg",
+        "gate_2026-01-31_12h30m45s680.jpg",
+        "20260131_123045_123.jpg",
+        "IMG_20260131_123045123.jpg",
+        "Image_2026-01-31_12-30-45-123.jpg",
+        "192.168.1.108_IPC_main_20260131123045.mp4",
+        "00_20260131T123045.250Z.jpg",
+        "2026-01-31_12-30-45+00-00.jpg",
+        "01_R_20260131123045.avi",
+        "N26013112304500.jpg",
+        "ARC20260131123045.jpg",
+        "P2026-01-31-12h30m45s.jpg",
+        "2026-01-31T12_30_45.000+0000.jpg",
+        "2026-01-31T12:30:45.123456.jpg",
+        "vlcsnap-2026-01-31-12h30m45s123.png",
+        "Snapshot_1_1769862645.jpg",
+        "31-Jan-2026_12-30-45.jpg",
+        "20260131_123045.250_cam.jpg",
+        "123045_20260131.jpg",
+        "12-30-45_2026-01-31.jpg",
+        "IMAG_123045-20260131.jpg",
+        "A260131_123045_123059.264",
+        "rec00001_20260131_123045_M_.mp4",
+        "WhatsApp Image 2026-01-31 um 12.30.45.jpeg",
     ],
 )
-def test_a_tree_of_folders_says_it_without_a_pattern(path: str) -> None:
-    assert capture_time(path, {}, UTC, WRITTEN)[0] == pytest.approx(THEN, abs=0.3)
+def test_names_and_trees_of_many_programs_say_it_without_a_pattern(path: str) -> None:
+    assert capture_time(path, {}, UTC, WRITTEN)[0] == pytest.approx(THEN, abs=0.7)
+    assert capture_time(path, {}, UTC, WRITTEN)[1] is TimeFrom.NAME
+
+
+@pytest.mark.parametrize(
+    ("name", "hour"),
+    [
+        ("Image 2026-01-31 at 12.30.45 AM.jpg", 0),
+        ("2026-01-31_01-30-45_PM.jpg", 13),
+        ("2026-01-31 11.30.45 am.jpg", 11),
+    ],
+)
+def test_noon_and_midnight_are_told_apart(name: str, hour: int) -> None:
+    moment = datetime.datetime(2026, 1, 31, hour, 30, 45, tzinfo=UTC).timestamp()
+    assert capture_time(name, {}, UTC, moment + 20)[0] == moment
+
+
+@pytest.mark.parametrize(("day", "month"), [(2, 1), (1, 2)])
+def test_day_and_month_are_in_the_order_that_fits_the_last_write(day: int, month: int) -> None:
+    moment = datetime.datetime(2026, month, day, 12, 30, 45, tzinfo=UTC).timestamp()
+    reading = Reading(UTC, moment + 3000)
+    assert first_moment("cam_01.02.2026_12-30-45", reading) == moment
+    assert captured_at({"date": "01-02-2026", "time": "123045"}, reading) == moment
+    assert captured_at({"date": "01-02-2026", "hour": "12", "minute": "30", "second": "45"}, reading) == moment
 
 
 @pytest.mark.parametrize(
@@ -225,7 +301,20 @@ def test_no_text_breaks_the_reading(text: str, written: float) -> None:
 
 @given(
     st.datetimes(datetime.datetime(2001, 1, 1), datetime.datetime(2099, 12, 31)),  # noqa: DTZ001 - of the zone below
-    st.sampled_from(["%Y%m%d%H%M%S", "%Y-%m-%d_%H-%M-%S", "%y%m%d_%H%M%S", "%y-%m-%d--%H-%M-%S", "%YY%mM%dD%HH%MM%SS"]),
+    st.sampled_from(
+        [
+            "%Y%m%d%H%M%S",
+            "%Y-%m-%d_%H-%M-%S",
+            "%y%m%d_%H%M%S",
+            "%y-%m-%d--%H-%M-%S",
+            "%YY%mM%dD%HH%MM%SS",
+            "%d.%m.%Y %H.%M.%S",
+            "%m-%d-%Y, %I.%M.%S %p",
+            "%Y_%m%d_%H%M%S",
+            "%d-%b-%Y_%H-%M-%S",
+            "%H%M%S_%Y%m%d",
+        ]
+    ),
     st.sampled_from(["", "cam_", "10.0.0.7_"]),
 )
 def test_what_was_written_is_read(moment: datetime.datetime, shape: str, before: str) -> None:
@@ -233,7 +322,9 @@ def test_what_was_written_is_read(moment: datetime.datetime, shape: str, before:
     assert first_moment(before + told.strftime(shape), Reading(UTC, told.timestamp() + 30)) == told.timestamp()
 
 
-@pytest.mark.parametrize("piece", ["2026-01-31_12-00-0", "20260131", "1", "_", "1.", "2026Y01M", "2026-01-31/12/", "/"])
+@pytest.mark.parametrize(
+    "piece", ["2026-01-31_12-00-0", "20260131", "1", "_", "1.", "2026Y01M", "2026-01-31/12/", "/", "1.1.2026 ", "31jan"]
+)
 def test_a_long_text_is_read_in_no_time(piece: str) -> None:
     before = time.process_time()
     first_moment(piece * (65_536 // len(piece)), READING)
