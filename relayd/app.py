@@ -20,14 +20,15 @@ from typing import Any
 from relayd import clock, config, last_good, leaving, pulse, routes, service, status, watching
 from relayd.config import Loaded
 from relayd.diagnosis import Diagnosis, Examiner, Views
-from relayd.errors import ConfigError
+from relayd.errors import ConfigError, SpoolError
 from relayd.generation import Builder
 from relayd.lookout import Lookout
 from relayd.model import DestinationView, Device
 from relayd.operations import Operations, Parts
 from relayd.parts import RunningParts, keep_running
 from relayd.settled import Settled
-from relayd.spool import Spool
+from relayd.spool import Spool, abilities
+from relayd.threads import in_own_thread
 
 log = logging.getLogger("relayd.app")
 
@@ -46,8 +47,9 @@ async def run(files: Sequence[Path] | None, serve: Serve) -> None:
         async with service.patience("opening the spool"):
             spool = await Spool.open(loaded.config.spool, now=clock.now())
         try:
+            lacking = await _lacking(spool)
             with pulse.registry() as heartbeats:
-                await App(files, loaded, spool, serve, heartbeats, refused).run()
+                await App(files, loaded, spool, serve, heartbeats, refused, lacking).run()
         finally:
             await spool.close()
         is_over = not spool.is_damaged
@@ -65,6 +67,18 @@ def _load(files: Sequence[Path] | None) -> tuple[Loaded, ConfigError | None]:
         return last.loaded, error
 
 
+async def _lacking(spool: Spool) -> tuple[str, ...]:
+    """What the spool's disk cannot do and a person should know of, for the status; all of it is said in the log."""
+    try:
+        found = await in_own_thread("the spool's disk is tried", abilities.lacks, spool.folder)
+    except SpoolError as error:
+        log.warning("the spool's disk cannot be tried: %s", error)
+        return ()
+    for lack in found:
+        log.log(logging.WARNING if lack.is_grave else logging.INFO, "the spool's disk: %s", lack)
+    return tuple(f"spool: {lack}" for lack in found if lack.is_grave)
+
+
 class App:
     """Everything that runs, over one open spool."""
 
@@ -76,9 +90,11 @@ class App:
         serve: Serve,
         heartbeats: pulse.Pulse,
         refused: ConfigError | None = None,
+        lacking: Sequence[str] = (),
     ) -> None:
-        """`refused`: why `loaded` is not what the files say."""
+        """`refused`: why `loaded` is not what the files say. `lacking`: what the spool's disk cannot do."""
         self._refused = refused
+        self._lacking = tuple(lacking)
         self._files = files
         self._settled = Settled(files, loaded, spool)
         self._spool = spool
@@ -146,7 +162,7 @@ class App:
         """What is wrong now."""
         settled = self._settled
         found = await self._examiner.examine(views or self._views(), settled.refusal, settled.loaded.config.health)
-        return replace(found, notes=(*settled.notes, *found.notes))
+        return replace(found, notes=(*settled.notes, *self._lacking, *found.notes))
 
     @property
     def _parts(self) -> Parts:

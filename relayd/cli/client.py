@@ -120,7 +120,8 @@ class Relay:
                 tried.append(f"{where.path} ({_WHY_NOT.get(error.errno or 0, error.strerror or 'no answer')})")
             else:
                 return where, connected
-        raise NoRelay(_nobody(tried))
+        runs_as = _process_on(_spool_path(self._options))
+        raise NoRelay(_nobody(tried) if runs_as is None else _no_socket(tried, runs_as))
 
 
 def _places(options: Options) -> Iterator[Place]:
@@ -145,6 +146,35 @@ def _spool_path(options: Options) -> Path:
     from relayd.config import spool_path_of
 
     return spool_path_of(options.files)
+
+
+def _process_on(spool: Path) -> int | None:
+    """The relay that owns this spool, as far as one may see; the lock itself is not touched."""
+    try:
+        inode = (spool / "lock").stat().st_ino
+        locks = Path("/proc/locks").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    for line in locks.splitlines():
+        words = line.split()
+        if len(words) > 5 and words[1] == "FLOCK" and words[5].endswith(f":{inode}") and words[4].isdigit():
+            return int(words[4]) if _is_relay(words[4]) else None
+    return None
+
+
+def _is_relay(process: str) -> bool:
+    """Others lock a spool for a while, too: `relayd spool check`."""
+    try:
+        return b"run" in Path("/proc", process, "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def _no_socket(tried: list[str], process: int) -> str:
+    remedy = f"`journalctl _PID={process}` says why it could not make one"
+    if any("not allowed" in one for one in tried):
+        remedy = f"use sudo or join the group {place.GROUP}"
+    return f"a relay runs (process {process}), but no command reaches it: looked at {' and '.join(tried)}; {remedy}"
 
 
 def _nobody(tried: list[str]) -> str:

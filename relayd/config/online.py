@@ -13,10 +13,11 @@ from pathlib import Path
 
 from relayd import clock, destinations, sources
 from relayd.config.sections import Config, brokers_of
-from relayd.errors import RelaydError
+from relayd.errors import RelaydError, SpoolError
 from relayd.files import size_in_words
 from relayd.model import Finding, Held, Known, Origin, Priority
 from relayd.sources.topic_config import TopicConfig
+from relayd.spool.abilities import lacks
 from relayd.spool.limits import Disk, SpoolConfig, shortage
 from relayd.surroundings import Surroundings
 
@@ -27,6 +28,8 @@ async def try_everything(config: Config) -> AsyncIterator[Finding]:
     """One finding after another: clock, disk, sources, destinations."""
     yield _clock()
     yield try_spool(config.spool)
+    for finding in try_abilities(config.spool):
+        yield finding
     surroundings = surroundings_of(config)
     for name in surroundings.brokers:
         for finding in await try_broker(config, name, surroundings):
@@ -129,9 +132,7 @@ def _clock() -> Finding:
 
 def try_spool(config: SpoolConfig) -> Finding:
     """The spool's folder, or where it would be made."""
-    place = config.path
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    place = _existing(config.path)
     try:
         disk = Disk.of(place)
         is_writable = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
@@ -147,6 +148,22 @@ def try_spool(config: SpoolConfig) -> Finding:
         )
     text = f"{_shown(place, config)}, {size_in_words(disk.free_bytes)} are free"
     return Finding(subject="spool", is_good=True, text=text)
+
+
+def try_abilities(config: SpoolConfig) -> list[Finding]:
+    """What the file system there cannot do, one sentence each; nothing where nothing can be made."""
+    try:
+        found = lacks(_existing(config.path))
+    except SpoolError:  # that is said already
+        return []
+    return [Finding(subject="spool", is_good=not lack.is_grave, text=lack.text, remedy=lack.remedy) for lack in found]
+
+
+def _existing(place: Path) -> Path:
+    """The folder, or the one in which it would be made."""
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return place
 
 
 def _shown(place: Path, config: SpoolConfig) -> str:

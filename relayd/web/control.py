@@ -25,6 +25,8 @@ from relayd.web import api, place
 log = logging.getLogger("relayd.web")
 
 LOOK_SECONDS = 10.0
+LISTEN_AGAIN_SECONDS = 30.0
+REMEDY = "Run it as the system's service, which has a place in /run/relayd, or move the spool to another disk"
 KEEPALIVE_SECONDS = 15.0
 SHUTDOWN_SECONDS = 2.0
 SPOOL_HEADER = "Relayd-Spool"
@@ -34,10 +36,21 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 async def serve(operations: Operations, spool_folder: Path, *, has_own_config: bool = False) -> None:
-    """Serve the control API until cancelled. Raises `place.CannotListen` if no place will do."""
+    """Serve the control API until cancelled. If no place will do, that is said once, and tried again for ever: the
+    relay does its work without."""
+    is_said = False
     while True:
-        path, listening = listen_on_best(place.offered(spool_folder, has_own_config=has_own_config, environ=os.environ))
+        try:
+            found = listen_on_best(place.offered(spool_folder, has_own_config=has_own_config, environ=os.environ))
+        except place.CannotListen as error:
+            log.log(logging.DEBUG if is_said else logging.ERROR, "%s: no command reaches this relay. %s", error, REMEDY)
+            is_said = True
+            pulse.beat(LISTEN_AGAIN_SECONDS)
+            await asyncio.sleep(LISTEN_AGAIN_SECONDS)
+            continue
+        path, listening = found
         await serve_on(operations, spool_folder, path, listening)
+        is_said = False
         log.warning("the control socket %s was taken away; making it again", path)
 
 

@@ -7,6 +7,7 @@ on, whatever the umask; paths longer than the 107 bytes of a socket address work
 from __future__ import annotations
 
 import contextlib
+import errno
 import grp
 import os
 import socket
@@ -61,11 +62,14 @@ def listen(path: Path) -> socket.socket:
         os.fchmod(listening.fileno(), SOCKET_MODE)  # bind gives the file this mode, so that it never has a wider one
         with address_of(path) as address:
             listening.bind(address)
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise OSError(errno.EOPNOTSUPP, "its file system has no sockets")
         path.chmod(SOCKET_MODE)  # a strict umask has taken bits away
         _give_to_group(path)
         listening.listen(BACKLOG)  # nobody gets in before this line
     except OSError as error:
         listening.close()
+        _remove_empty(path)
         raise CannotListen(f"cannot make the control socket {path}: {error.strerror or error}") from None
     except BaseException:
         listening.close()
@@ -95,6 +99,8 @@ def _remove_dead(path: Path) -> None:
         found = path.lstat()
     except FileNotFoundError:
         return
+    if _remove_empty(path):
+        return
     if not stat.S_ISSOCK(found.st_mode):
         raise CannotListen(f"cannot make the control socket {path}: something else is there, move it away")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, address_of(path) as address:
@@ -109,6 +115,18 @@ def _remove_dead(path: Path) -> None:
         except (TimeoutError, BlockingIOError):
             pass  # its queue of callers is full, so somebody listens
     raise CannotListen(f"another relay answers on {path}")
+
+
+def _remove_empty(path: Path) -> bool:
+    """Some file systems make an empty file where a socket was asked for."""
+    try:
+        found = path.lstat()
+        is_litter = stat.S_ISREG(found.st_mode) and not found.st_size and found.st_uid == os.geteuid()
+        if is_litter:
+            path.unlink()
+    except OSError:
+        return False
+    return is_litter
 
 
 def _give_to_group(path: Path) -> None:

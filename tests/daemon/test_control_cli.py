@@ -169,6 +169,24 @@ def test_a_pause_holds_until_resumed(relay: RunningRelay) -> None:
     assert relay.call("pause", "absent").exit_code == 1
 
 
+def test_a_relay_without_a_socket_works_and_commands_say_that_it_cannot_be_reached(tmp_path: Path) -> None:
+    relay = RunningRelay(tmp_path)
+    relay.socket.mkdir()
+    try:
+        process = relay.spawn()
+        wait_for(lambda: "no command reaches this relay" in relay.log.read_text(), "it says so")
+        picture(relay.drop / "a.jpg")
+        wait_for(lambda: not (relay.drop / "a.jpg").exists(), "it takes files all the same")
+        refused = relay.call("status")
+        assert refused.exit_code == 3
+        assert f"a relay runs (process {process.pid}), but no command reaches it" in " ".join(refused.stderr.split())
+        assert f"journalctl _PID={process.pid}" in refused.stderr
+        assert "Traceback" not in relay.log.read_text()
+    finally:
+        relay.end()
+    assert "no running relay answers" in " ".join(relay.call("status").stderr.split())
+
+
 def test_a_source_is_paused_by_its_name_and_lets_go_of_its_folder(relay: RunningRelay) -> None:
     assert relay.call("pause", "camera").output == "paused: camera: files stay in its folder, which may be unmounted\n"
     assert relay.process is not None

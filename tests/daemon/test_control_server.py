@@ -5,6 +5,7 @@ import contextlib
 import io
 import logging
 import os
+import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +119,38 @@ async def test_where_the_systems_place_cannot_be_had_the_spools_own_is_used(
         async with serving(served), caller(served.socket) as session:
             assert (await asked(session, "GET", "http://relayd/healthz"))[0] == 200
     assert "trying the next place" in caplog.text
+
+
+async def test_where_no_place_will_do_that_is_said_once_and_tried_again(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(control, "LISTEN_AGAIN_SECONDS", 0.01)
+    served.socket.write_text("precious")
+    tries: list[Path] = []
+    often = asyncio.Event()
+    listen = place.listen
+
+    def counted(path: Path) -> socket.socket:
+        tries.append(path)
+        if len(tries) == 3:
+            often.set()
+        return listen(path)
+
+    monkeypatch.setattr(place, "listen", counted)
+    serving_it = asyncio.create_task(control.serve(served.operations, served.folder, has_own_config=True))
+    try:
+        async with asyncio.timeout(PATIENT_SECONDS):
+            await often.wait()
+            served.socket.unlink()
+            async with caller(served.socket) as session:
+                assert (await asked(session, "GET", "http://relayd/healthz"))[0] == 200
+    finally:
+        serving_it.cancel()
+        await asyncio.wait({serving_it})
+    said = [record for record in caplog.records if "no command reaches this relay" in record.message]
+    assert [record.levelname for record in said if record.levelno >= logging.WARNING] == ["ERROR"]
+    assert "Run it as the system's service" in said[0].message
+    assert said[0].exc_info is None
 
 
 async def test_the_systems_relay_listens_in_run(

@@ -12,6 +12,8 @@ from click.testing import CliRunner, Result
 
 from relayd import clock
 from relayd.cli import main
+from relayd.config import online
+from relayd.spool.abilities import Lack
 
 NEEDS_REPORT = (
     "needs the report_id of an incident, and no rule with `incident` delivers"
@@ -132,6 +134,17 @@ def test_check_online_tries_folders_and_the_disk_and_leaves_with_1_if_one_fails(
     failed = [line for line in result.stdout.splitlines() if line.startswith("FAILED") and "source front" in line]
     assert len(failed) == 1
     assert " → " in failed[0]
+
+
+def test_check_online_says_what_the_spools_file_system_cannot_do(
+    settings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [Lack(text="it keeps no rights", remedy="use another", is_grave=True)]
+    found.append(Lack(text="it has no hard links", remedy="", is_grave=False))
+    monkeypatch.setattr(online, "lacks", lambda folder: found)
+    said = document(run(settings, "check", "--online", "--json"))["online"]
+    spool = [(one["ok"], one["text"], one["remedy"]) for one in said if one["subject"] == "spool"][1:]
+    assert spool == [(False, "it keeps no rights", "use another"), (True, "it has no hard links", "")]
 
 
 def test_check_online_says_that_there_is_no_room(settings: Path) -> None:

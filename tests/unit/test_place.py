@@ -6,6 +6,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,6 +77,26 @@ def test_something_that_is_no_socket_is_never_removed(tmp_path: Path, kind: str)
         place.listen(path)
     assert path.lstat()
     assert victim.read_text() == "precious"
+
+
+def test_an_empty_file_that_an_earlier_try_left_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "relayd.sock"
+    path.touch()
+    with place.listen(path):
+        assert answers(path)
+
+
+def test_a_file_system_that_makes_a_file_instead_of_a_socket_is_said_and_the_file_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Filed(socket.socket):
+        def bind(self, address: Any) -> None:
+            Path(address).touch()
+
+    monkeypatch.setattr(socket, "socket", Filed)
+    with pytest.raises(place.CannotListen, match="its file system has no sockets"):
+        place.listen(tmp_path / "relayd.sock")
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_folder_that_is_not_there_is_said_in_words(tmp_path: Path) -> None:
