@@ -5,12 +5,13 @@ Promises: pure; no I/O and no clock of its own. Field names are the same on the 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
 from relayd.clock import rfc3339, span
-from relayd.files import printable
+from relayd.files import printable, text_of
 from relayd.incidents import bare
 from relayd.model import CameraView, Delivery, DestinationView, Item, Outcome, State
 from relayd.spool import (
@@ -49,11 +50,12 @@ def camera_row(destination: str, camera: CameraView) -> dict[str, Any]:
     return {"destination": destination, **fields}
 
 
-def quarantined_row(entry: QuarantinedFile) -> dict[str, Any]:
-    """One file that was not taken; it has no id, since it is no item."""
+def quarantined_row(entry: QuarantinedFile, path: str | None) -> dict[str, Any]:
+    """One file that was not taken, and where it lies; it has no id, since it is no item."""
     return {
         "id": None,
-        "name": entry.path.decode("utf-8", "backslashreplace"),
+        "name": text_of(entry.path),
+        "path": None if path is None else text_of(os.fsencode(path)),
         "source": entry.source,
         "size": entry.size_bytes,
         "state": "quarantined",

@@ -24,7 +24,7 @@ from relayd.handover import HandOver
 from relayd.model import DestinationView
 from relayd.pausing import Pausing
 from relayd.sources.base import Source
-from relayd.spool import ItemDetail, Spool
+from relayd.spool import ItemDetail, QuarantinedFile, Spool
 from relayd.threads import in_own_thread
 
 log = logging.getLogger("relayd.operations")
@@ -111,7 +111,7 @@ class Operations:
         bounded = max(1, min(limit, LIST_LIMIT))
         if state == "quarantined":
             found = await self._spool.quarantined(source, bounded)
-            return {"items": [listing.quarantined_row(entry) for entry in found], "next": None}
+            return {"items": [self._quarantined(entry) for entry in found], "next": None}
         summaries = await self._spool.items(
             state=state, source=source, destination=destination, before=before, limit=bounded
         )
@@ -192,12 +192,17 @@ class Operations:
         return {"retried": retried, "left": left}
 
     async def drop(self, item_ids: list[str]) -> dict[str, Any]:
-        """Give items up for good; their rows stay as dropped: `{"dropped": N}`."""
-        for item_id in item_ids:
+        """Give items up for good; their rows stay as dropped: `{"dropped": N}`. An absolute path is a file in
+        quarantine, which is removed for good."""
+        paths = [one for one in item_ids if Path(one).is_absolute()]
+        ids = [one for one in item_ids if one not in paths]
+        for item_id in ids:
             await self._detail(item_id)
-        dropped = await self._spool.drop(item_ids, now=clock.now())
-        log.info("dropped by hand: %d", dropped)
-        return {"dropped": dropped}
+        for path in paths:
+            await self._discard(path)
+        dropped = await self._spool.drop(ids, now=clock.now()) if ids else 0
+        log.info("dropped by hand: %d", dropped + len(paths))
+        return {"dropped": dropped + len(paths)}
 
     async def flush(self, name: str | None) -> dict[str, Any]:
         """Do not wait any longer where a destination (None: any) could not be had: `{"flushed": [names]}`."""
@@ -208,6 +213,16 @@ class Operations:
         return {"flushed": names}
 
     # --- finding
+
+    def _quarantined(self, entry: QuarantinedFile) -> dict[str, Any]:
+        source = self._parts().sources.get(entry.source)
+        return listing.quarantined_row(entry, None if source is None else source.path_of(entry.path))
+
+    async def _discard(self, path: str) -> None:
+        for source in self._parts().sources.values():
+            if await source.discard(path):
+                return
+        raise UnknownItem(f"{printable(path)} is in no source's folder; `relayd items --state quarantined` lists all")
 
     async def _detail(self, item_id: str) -> ItemDetail:
         detail = await self._spool.item(item_id)

@@ -228,6 +228,11 @@ def in_path(name: str) -> str:
     return urllib.parse.quote(os.fsencode(name), safe="")
 
 
+def item_or_path(about: str) -> str:
+    """A file is asked for by its absolute path, without following links: the name as the camera made it."""
+    return os.path.abspath(about) if os.sep in about or os.path.lexists(about) else about  # noqa: PTH100
+
+
 def escaped(text: str) -> str:
     """A text of any length on one line, whatever a stranger wrote into it."""
     return "".join(printable(piece) for piece in re.findall(r".{1,200}", text, re.DOTALL))

@@ -74,7 +74,7 @@ def _quarantined(found: list[Mapping[str, Any]], now: float) -> Table:
         (
             escaped(one["source"]),
             relative(one["at"], now),
-            f"{escaped(one['name'])}: {escaped(one['reason'])}",
+            f"{escaped(one.get('path') or one['name'])}: {escaped(one['reason'])}",
         )
         for one in found
     ]

@@ -13,7 +13,7 @@ import click
 
 from relayd import clock
 from relayd.cli import FAILED, Options, tables
-from relayd.cli.client import Document, Relay, escaped, in_path
+from relayd.cli.client import Document, Relay, escaped, in_path, item_or_path
 from relayd.cli.phrases import relative
 from relayd.errors import Refused
 from relayd.files import printable, text_of
@@ -168,15 +168,16 @@ def retry(options: Options, item_ids: Sequence[str], is_all: bool, destination: 
 
 
 @click.command()
-@click.argument("item_ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("item_ids", metavar="ID|FILE...", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_obj
 def drop(options: Options, item_ids: Sequence[str], as_json: bool) -> None:
-    """Give items up for good.
+    """Give items up for good, or remove files that are in quarantine.
 
-    Their media is removed from the spool; that they were there, and that a person dropped them, stays on record.
+    Their media is removed from the spool; that they were there, and that a person dropped them, stays on record. A
+    FILE is one that `relayd items --state quarantined` lists: it is removed from its folder.
     """
-    result = Relay(options).post("/api/v1/drop", {"items": list(item_ids)})
+    result = Relay(options).post("/api/v1/drop", {"items": [item_or_path(one) for one in item_ids]})
     _tell(result, as_json, f"{result['dropped']} dropped")
     if not result["dropped"]:
         raise Refused("nothing was dropped: none of these waits or is dead; `relayd why ID` says where it stands")

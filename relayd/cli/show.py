@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import click
 
 from relayd import clock
 from relayd.cli import Options, item_pages, status_page, tables
-from relayd.cli.client import Document, Relay, escaped, in_path
+from relayd.cli.client import Document, Relay, escaped, in_path, item_or_path
 from relayd.errors import NoRelay, RelaydError
 
 REDRAW_SECONDS = 1.0
@@ -84,7 +83,7 @@ def why(options: Options, about: str, as_json: bool) -> None:
 
     Matched rules, what it waits for, the next try, the last answer.
     """
-    document = Relay(options).get("/api/v1/why", {"about": _item_or_path(about)})
+    document = Relay(options).get("/api/v1/why", {"about": item_or_path(about)})
     if as_json:
         tables.show_json(document)
     else:
@@ -102,11 +101,6 @@ def _items(relay: Relay, wanted: dict[str, Any]) -> Document:
         before = page["next"]
         if before is None or len(found) >= limit:
             return {"items": found, "next": before}
-
-
-def _item_or_path(about: str) -> str:
-    """A file is asked for by its absolute path, without following links: the name as the camera made it."""
-    return os.path.abspath(about) if os.sep in about or os.path.lexists(about) else about  # noqa: PTH100
 
 
 def _watch(relay: Relay, as_json: bool) -> None:

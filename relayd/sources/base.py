@@ -138,6 +138,15 @@ class Source(ABC):
         It may look at the disk, which may hang."""
         return None
 
+    def path_of(self, path: bytes) -> str | None:
+        """Where an `Origin.path` of this source is on the disk; None: it is no file there."""
+        return None
+
+    async def discard(self, path: str) -> bool:
+        """Remove the file at the absolute `path`, which is in quarantine, for good. False: it is not its own. Raises
+        WrongRequest if it is not in quarantine, or has changed since, or cannot be removed."""
+        return False
+
     def view(self) -> SourceView:
         """For the status snapshot; cheap, no I/O."""
         if self.is_held:

@@ -8,6 +8,7 @@ that is known to be unfinished or cut off, and nothing that is not a plain file 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shlex
 from dataclasses import replace
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from relayd import clock, mediatype
+from relayd.errors import WrongRequest
 from relayd.files import printable
 from relayd.memory import Unkept
 from relayd.model import Capture, Finding, Item, Origin, SourceView
@@ -33,6 +35,8 @@ from relayd.sources.path_filter import PathFilter, is_unfinished
 from relayd.sources.silence import Silence
 from relayd.surroundings import Surroundings
 from relayd.threads import PartThreads, in_own_thread
+
+log = logging.getLogger("relayd.sources")
 
 REOPEN_SECONDS = 1.0
 THREADS = 4
@@ -174,9 +178,33 @@ class FolderSource(Source):
             return f"It is not taken: {Busy.ALIAS.value}."
         return self._why_not_taken(inside)
 
+    def path_of(self, path: bytes) -> str | None:
+        return os.fsdecode(os.path.join(os.fsencode(self._config.path), path))  # noqa: PTH118 - bytes
+
+    async def discard(self, path: str) -> bool:
+        try:
+            async with asyncio.timeout(WHY_SECONDS):
+                inside = await in_own_thread("path", self.path_within, path)
+                if inside is None:
+                    return False
+                row = await lookup(self._ledger, self.name, inside)
+                if row is None or row.reason is None:
+                    raise WrongRequest(
+                        f"{printable(path)} is not in quarantine; `relayd why FILE` says where it stands"
+                    )
+                await in_own_thread("it is removed", folder_findings.discard, self._config, row.origin)
+        except TimeoutError:
+            raise WrongRequest(folder_findings.does_not_answer(self._config.path, "now")) from None
+        except OSError as error:
+            raise WrongRequest(f"{printable(path)} cannot be removed: {error.strerror}") from None
+        log.info("source %s: %s is removed from quarantine, by hand", self.name, printable(inside))
+        if self._visit is not None:
+            self._visit.look_at_all()
+        return True
+
     def _why_quarantined(self, path: str, origin: Origin, reason: str) -> str:
         if not mediatype.is_cut(reason):
-            again = "relayd looks at it again when it changes; if it never will, remove it"
+            again = "relayd looks at it again when it changes; if it never will, `relayd drop FILE` removes it"
             return f"It is in quarantine and stays where it is: {reason}; {again}."
         when = self._unfinished.when(origin, path)
         return (

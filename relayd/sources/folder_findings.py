@@ -7,11 +7,13 @@ import os
 import stat
 from pathlib import Path
 
-from relayd import clock
+from relayd import clock, files
+from relayd.errors import WrongRequest
 from relayd.files import printable
-from relayd.model import Finding
+from relayd.model import Finding, Origin
 from relayd.sources.folder_config import FolderConfig
-from relayd.sources.folder_watch import InotifyWatch, network_type, remedy_for
+from relayd.sources.folder_file import is_same_content
+from relayd.sources.folder_watch import InotifyWatch, has_lasting_inodes, network_type, remedy_for
 from relayd.threads import Hang
 
 NOT_MOUNTED = "nothing is mounted there"
@@ -59,6 +61,19 @@ def hangs(path: Path, hang: Hang) -> str:
 
 def does_not_answer(path: Path, how_long: str) -> str:
     return f"the folder {printable(str(path))} does not answer {how_long}: its disk or file server hangs"
+
+
+def discard(config: FolderConfig, origin: Origin) -> None:
+    """Remove this very file, in quarantine, for good; no link is followed on the way. Raises OSError, WrongRequest."""
+    folder_fd = open_folder(config)
+    try:
+        with files.parent_of(folder_fd, origin.path) as (parent_fd, name):
+            found = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+            if not is_same_content(origin, found, by_inode=has_lasting_inodes(folder_fd)):
+                raise WrongRequest(f"{printable(origin.path)} has changed since: relayd looks at it again")
+            os.unlink(name, dir_fd=parent_fd)
+    finally:
+        os.close(folder_fd)
 
 
 def findings(source: str, config: FolderConfig) -> list[Finding]:

@@ -128,7 +128,7 @@ class Visit:
             threads=self._threads,
             faults=self._faults,
             tasks=tasks,
-            hungry=self._look_at_all,
+            hungry=self.look_at_all,
             accepted=self._accepted,
             gone=self._emptied.note,
         )
@@ -177,9 +177,10 @@ class Visit:
                 self._is_thorough = True
                 for path in self._watch.entered():
                     self._scanner.tell(path)
-            self._look_at_all()
+            self.look_at_all()
 
-    def _look_at_all(self) -> None:
+    def look_at_all(self) -> None:
+        """Soon: at what the ledger knows, and at every file."""
         self._scanner.ask_for_all()
         self._due_at = 0.0
         self._wake.set()

@@ -78,9 +78,9 @@ class RetryOneAsked(Asked):
 
 
 class DropAsked(Asked):
-    """`POST /api/v1/drop`"""
+    """`POST /api/v1/drop`: items, and absolute paths of files in quarantine."""
 
-    items: list[Name] = Field(min_length=1, max_length=MOST_ITEMS)
+    items: list[FileName] = Field(min_length=1, max_length=MOST_ITEMS)
 
 
 class NothingAsked(Asked):

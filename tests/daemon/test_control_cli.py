@@ -169,6 +169,30 @@ def test_a_pause_holds_until_resumed(relay: RunningRelay) -> None:
     assert relay.call("pause", "absent").exit_code == 1
 
 
+def test_a_file_in_quarantine_is_listed_with_its_place_and_dropped_and_nothing_else_is(
+    relay: RunningRelay, tmp_path: Path
+) -> None:
+    precious = picture(tmp_path / "precious.jpg")
+    links = [relay.drop / os.fsdecode(name) for name in (b"link.jpg", b"caf\xe9.jpg")]
+    shown = {f"{relay.drop}/link.jpg", f"{relay.drop}/caf\\xe9.jpg"}
+    for link in links:
+        link.symlink_to(precious)
+
+    def listed() -> set[str]:
+        return {row["path"] for row in relay.json("items", "--state", "quarantined")["items"]}
+
+    wait_for(lambda: shown <= listed(), "both are in quarantine, with their places")
+    page = " ".join(relay.call("items", "--state", "quarantined").output.split())
+    assert f"{relay.drop}/link.jpg: it is a symbolic link" in page
+    assert "is in no source's folder" in relay.call("drop", str(precious)).stderr
+    absent = relay.call("drop", str(relay.drop / "absent.jpg"))
+    assert (absent.exit_code, "is not in quarantine" in absent.stderr) == (1, True)
+    assert relay.call("drop", *map(str, links)).output == "2 dropped\n"
+    assert not any(link.is_symlink() for link in links)
+    assert precious.exists()
+    wait_for(lambda: not shown & listed(), "they are in the list no longer")
+
+
 def test_a_relay_without_a_socket_works_and_commands_say_that_it_cannot_be_reached(tmp_path: Path) -> None:
     relay = RunningRelay(tmp_path)
     relay.socket.mkdir()

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from relayd import files
+from relayd.errors import WrongRequest
+from relayd.sources import folder_findings
 from relayd.sources.folder import FolderSource
 from tests.sources.rig import JPEG, Store, config_for, drop, running, until, watched
 
@@ -395,3 +397,43 @@ async def test_descriptors_and_memory_do_not_grow_over_thousands_of_refusals(fol
         assert source._visit is not None
         assert source._visit._pickup is not None
         assert not source._visit._pickup.known
+
+
+# --- what is dropped by hand
+
+
+@pytest.mark.parametrize("change", ["nothing", "written", "replaced", "parent linked", "gone"])
+def test_only_the_very_file_that_is_in_quarantine_is_removed_by_hand(folder: Path, tmp_path: Path, change: str) -> None:
+    (folder / "sub").mkdir()
+    path, outside = drop(folder / "sub", "a.jpg"), tmp_path / "outside"
+    outside.mkdir()
+    origin = files.origin_of(b"sub/a.jpg", path.stat())
+    if change == "written":
+        path.write_bytes(JPEG + JPEG)
+    elif change == "replaced":
+        drop(folder / "sub", "new.jpg").rename(path)
+    elif change == "parent linked":
+        path.rename(outside / "a.jpg")
+        (folder / "sub").rmdir()
+        (folder / "sub").symlink_to(outside)
+    elif change == "gone":
+        path.unlink()
+    if change == "nothing":
+        folder_findings.discard(config_for(folder), origin)
+        assert not path.exists()
+        return
+    with pytest.raises((WrongRequest, OSError)):
+        folder_findings.discard(config_for(folder), origin)
+    assert path.exists() == (change != "gone")
+
+
+async def test_a_name_that_was_dropped_by_hand_may_be_used_again_at_once(folder: Path, store: Store) -> None:
+    source = FolderSource("cam", config_for(folder, rescan="1h", max_file_size="1kB"), store)
+    async with running(source, store.put):
+        path = drop(folder, "a.jpg", JPEG * 100)
+        await until(lambda: b"a.jpg" in store.reasons, "too big")
+        assert await source.discard(str(path))
+        assert not path.exists()
+        drop(folder, "a.jpg")
+        await until(lambda: store.names == ["a.jpg"], "taken")
+        await until(lambda: not store.reasons, "nothing is in quarantine any more")
