@@ -33,6 +33,10 @@ class Faults:
         for other in [each for each in self._reasons if each != kind]:
             self.clear(other)
 
+    def of(self, kind: str) -> str:
+        """Why, of this kind alone; empty if it is not so."""
+        return self._reasons.get(kind, "")
+
     @property
     def reason(self) -> str:
         """Why the source is at fault; empty if it is not."""

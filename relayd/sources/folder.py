@@ -172,7 +172,7 @@ class FolderSource(Source):
             return self._why_quarantined(path, row.origin, row.reason)
         if row is not None:
             return f"It was taken as item {row.item_id} and is still in the folder. {self._faults.reason}".strip()
-        if not is_there and not self._faults.reason:
+        if not is_there and not self._faults.of("folder"):
             return None
         if is_link:
             return f"It is not taken: {Busy.ALIAS.value}."
@@ -224,8 +224,8 @@ class FolderSource(Source):
             return "Its name is one that NAS and Windows use for their own files: taken only where include names it."
         if not wanted.wants(inside):
             return f"It does not match include and exclude of source {self.name}."
-        if self._faults.reason:
-            return f"Nothing is taken at the moment: {self._faults.reason}."
+        if self._faults.of("folder"):
+            return f"Nothing is taken at the moment: {self._faults.of('folder')}."
         reason = None if self._visit is None else self._visit.reason_for(inside)
         if reason is not None:
             return f"It is not taken yet: {reason}."

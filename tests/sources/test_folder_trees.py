@@ -173,8 +173,14 @@ async def test_what_could_not_be_taken_is_no_fault_any_more_once_its_folder_is_g
     source = FolderSource("cam", config_for(folder), store)
     async with running(source, put):
         await until(lambda: "cannot take bad.jpg" in source.view().reason, "a fault")
+        with (folder / "open.jpg").open("wb") as other:
+            other.write(b"not whole yet")
+            assert "It is not taken yet" in str(await source.why(str(folder / "open.jpg")))
+            assert await source.why(str(folder / "absent.jpg")) is None
+        (folder / "open.jpg").unlink()
         folder.rename(tmp_path / "away")
         await until(lambda: "does not exist" in source.view().reason, "the folder is what is wrong")
+        assert "Nothing is taken at the moment" in str(await source.why(str(folder / "open.jpg")))
         folder.mkdir()
         await until(lambda: source.view().state == "ok", "all is well")
 
