@@ -45,6 +45,10 @@ _LINK_REFUSED = {
 }
 
 
+MOST_NEVER_SYNCED = 10_000
+_never_synced: dict[tuple[int, int], None] = {}
+"""Device and inode of files whose fsync has failed, the oldest first."""
+
 _SIZE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -164,11 +168,12 @@ def link_or_copy(
         raise Quarantined(f"{before.st_size} bytes are more than the limit of {size_limit}")
     if origin is not None and not is_same(origin, before):
         raise Unsettled("the file changed before it could be taken")
+    may_link = may_link and (before.st_dev, before.st_ino) not in _never_synced
     if may_link and lease_is_whole(source_fd) and _link(source_fd, target_dir_fd, target_name, before):
         with _removed_on_failure(target_dir_fd, target_name):
             staged = _read_through(source_fd, None, before)
-            os.fsync(source_fd)
-        if lease_is_whole(source_fd) and os.fstat(source_fd).st_nlink == 2:
+            is_synced = _sync_shared(source_fd, before)
+        if is_synced and lease_is_whole(source_fd) and os.fstat(source_fd).st_nlink == 2:
             return staged
         os.unlink(target_name, dir_fd=target_dir_fd)  # a writer came: what it changes must not change what we took
     return _copy(source_fd, target_dir_fd, target_name, before)
@@ -239,6 +244,19 @@ def _link(source_fd: int, target_dir_fd: int, target_name: str, found: os.stat_r
         if error.errno in _LINK_REFUSED:
             return False
         raise
+    return True
+
+
+def _sync_shared(source_fd: int, found: os.stat_result) -> bool:
+    """Whether a file that a stranger wrote is on the disk. The kernel reports pages that it could not write only once:
+    the next fsync of the same file says yes though they may be nowhere, so from then on this file is only copied."""
+    try:
+        os.fsync(source_fd)
+    except OSError:
+        _never_synced[found.st_dev, found.st_ino] = None
+        while len(_never_synced) > MOST_NEVER_SYNCED:
+            del _never_synced[next(iter(_never_synced))]
+        return False
     return True
 
 

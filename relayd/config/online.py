@@ -18,7 +18,7 @@ from relayd.files import size_in_words
 from relayd.model import Finding, Held, Known, Origin, Priority
 from relayd.sources.topic_config import TopicConfig
 from relayd.spool.abilities import lacks
-from relayd.spool.limits import Disk, SpoolConfig, shortage
+from relayd.spool.limits import Disk, Need, SpoolConfig, Used, shortage
 from relayd.surroundings import Surroundings
 
 LONGEST_SECONDS = 90.0
@@ -141,7 +141,9 @@ def try_spool(config: SpoolConfig) -> Finding:
     if not is_writable:
         remedy = "run this as the user of the service, or give that user the folder"
         return _failed("spool", f"{_shown(place, config)} cannot be written to", remedy)
-    short = shortage(config, disk, used_bytes=0, claimed_bytes=0, size_bytes=0, priority=Priority.NORMAL)
+    short = shortage(
+        config, disk, used=Used(), claimed=Need(), need=Need(size_bytes=1, inodes=1), priority=Priority.NORMAL
+    )
     if short is not None:
         return _failed(
             "spool", f"no room in {place}: {short.text}", "free space, or make the limits in [spool] smaller"

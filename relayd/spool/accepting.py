@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from relayd.errors import SpoolError
 from relayd.files import text_of
 from relayd.model import Capture, Item, Kind, Order, Origin, State
-from relayd.spool import holding
+from relayd.spool import holding, incident_rows
 from relayd.spool.change import Change, source_subject
 from relayd.spool.limits import UNCLAIMED, on_disk
 from relayd.spool.rows import (
@@ -97,6 +97,41 @@ def _wanted(change: Change, seq: int, orders: Sequence[Order]) -> None:
     """Rules that decide in the transaction may want what was stored as unclaimed."""
     if orders:
         change.db.execute("UPDATE items SET state = 'pending', priority = ? WHERE seq = ?", (priority_of(orders), seq))
+
+
+def pass_over(
+    change: Change, capture: Capture, content: Content, *, item_id: str, now: float, ties: Ties | None
+) -> Item | None:
+    """Count what no rule wants and no incident can claim, and remember where it came from as for any other; no row is
+    left of it. None, and nothing is done, if it is wanted after all. What was accepted before is that item."""
+    origin = _origin_of(capture)
+    if origin is not None and (capture.arrival is None or capture.arrival.is_repeat):
+        known = _known_item(change, capture.source, origin)
+        if known is not None:
+            return _existing(change, known, capture, content, now)
+    item = _new_item(capture, content, item_id, now)
+    if capture.source in change.collected or incident_rows.may_claim(change.db) or _is_tied(change, item, ties):
+        return None
+    if origin is not None:
+        remember(change, capture.source, origin, item=item_id, reason=None, now=now)
+    change.count("accepted")
+    change.count(State.UNCLAIMED)
+    change.count(f"purged.{State.UNCLAIMED}")
+    change.count("captured", 1, source_subject(capture.source))
+    change.mark("last_at_ms", now, source_subject(capture.source))
+    return item
+
+
+def _is_tied(change: Change, item: Item, ties: Ties | None) -> bool:
+    """Whether it opens, joins, closes or belongs to an incident, or rules want something of it now."""
+    if ties is None:
+        return False
+    return bool(ties.openings(item) or incident_rows.covering(change.db, item) or ties.orders(item, ()))
+
+
+def prove_writable(change: Change) -> None:
+    """Something small that has to reach the disk."""
+    change.db.execute("INSERT OR REPLACE INTO notes (key, value) VALUES ('spool:writable', '')")
 
 
 def add_orders(change: Change, item_id: str, orders: Sequence[Order], *, now: float) -> None:

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from relayd.errors import Quarantined, SpoolFull
+from relayd.errors import Quarantined, SpoolError, SpoolFull, Unsettled
 from relayd.files import Staged, printable
 from relayd.model import Capture, Item, Order
-from relayd.spool import upkeep
-from relayd.spool.accepting import Content, accept
+from relayd.spool import evicting
+from relayd.spool.accepting import Content, accept, pass_over, prove_writable
 from relayd.spool.engine import Engine
 from relayd.spool.limits import Need, Shortage, on_disk
 from relayd.spool.rows import new_id, priority_of
 from relayd.spool.tying import Ties
 from relayd.threads import PartThreads
 
+log = logging.getLogger("relayd.spool")
+
 ROW_BYTES = 2048
-"""What the rows of one item take, roughly; counted when looking for room."""
+"""What the rows of one item take, roughly, with a message that is not larger; counted when looking for room."""
 
 EVICTION_ROUNDS = 8
 """Space that was let go may take its time (somebody still reads the file): rather refuse than evict on and on."""
@@ -44,8 +47,12 @@ async def take_message(
         raise ValueError("a message lives in its row: hand its bytes over as payload")
     payload = capture.payload or b""
     _within_limit(engine, len(payload))
-    with await _claim(engine, Need(size_bytes=on_disk(len(payload)) + ROW_BYTES), priority_of(orders), now):
-        return await _commit(engine, capture, _measure(payload), new_id(now), _Said(orders, trouble, ties), now)
+    said = _Said(orders, trouble, ties)
+    passed = await _pass_over(engine, capture, _measure(payload), said, now)
+    if passed is not None:
+        return passed
+    with await _claim(engine, Need(row_bytes=_row_bytes(len(payload))), priority_of(orders), now):
+        return await _commit(engine, capture, _measure(payload), new_id(now), said, now)
 
 
 async def take_media(
@@ -63,15 +70,32 @@ async def take_media(
     with _released(source_fd, threads):
         size_bytes = _size_of(capture)
         _within_limit(engine, size_bytes)
-        need = Need(size_bytes=on_disk(size_bytes) + ROW_BYTES, inodes=1)
+        said = _Said(orders, trouble, ties)
+        unread = Content(size_bytes=size_bytes, sha256="", md5="")
+        passed = await _pass_over(engine, capture, unread, said, now)
+        if passed is not None:
+            return passed
+        need = Need(size_bytes=on_disk(size_bytes), row_bytes=ROW_BYTES, inodes=1)
         with await _claim(engine, need, priority_of(orders), now):
-            return await _stage_and_commit(engine, capture, source_fd, threads, _Said(orders, trouble, ties), now)
+            return await _stage_and_commit(engine, capture, source_fd, threads, said, now)
+
+
+async def _pass_over(engine: Engine, capture: Capture, content: Content, said: _Said, now: float) -> Item | None:
+    """What no rule wants and no incident can claim is counted, and leaves no row: it needs no room and no copy. None:
+    it is to be kept."""
+    if said.orders or said.trouble or engine.may_be_claimed(capture.source):
+        return None
+    return await engine.write(
+        partial(pass_over, capture=capture, content=content, item_id=new_id(now), now=now, ties=said.ties)
+    )
 
 
 async def _stage_and_commit(
     engine: Engine, capture: Capture, source_fd: int | None, threads: PartThreads, said: _Said, now: float
 ) -> Item:
     item_id = new_id(now)
+    if engine.writer.failed_last:  # no file is brought in that no row could be written for
+        await engine.write(prove_writable, grows=True)
     engine.arriving.add(item_id)  # the sweeper keeps its hands off until the row is there
     try:
         with engine.noticing("media"):
@@ -92,16 +116,27 @@ async def _stage_and_commit(
         try:
             item = await _commit(engine, capture, content, item_id, said, now)
         except Exception:
-            # The pages of a commit that failed may still reach the disk: then the row needs its file, and
-            # otherwise the file is a stray that does no harm.
-            if not engine.writer.failed_last:
-                await engine.in_files(engine.folder.discard, [item_id])
+            await _take_back(engine, item_id, staged)
             raise
         if item.id != item_id:
             await engine.in_files(engine.folder.discard, [item_id])
         return item
     finally:
         engine.arriving.discard(item_id)
+
+
+async def _take_back(engine: Engine, item_id: str, staged: Staged) -> None:
+    """The pages of a commit that failed may still reach the disk, and then the row needs its file: until a commit
+    succeeds, it stays. As a copy: a second name would keep the original from being taken when it is tried again."""
+    if not engine.writer.failed_last:
+        await engine.in_files(engine.folder.discard, [item_id])
+        return
+    engine.strays.add(item_id)
+    if staged.was_linked:
+        try:
+            await engine.in_files(engine.folder.unshare, item_id, staged.sha256)
+        except (SpoolError, Unsettled) as error:
+            log.warning("the original of %s keeps a second name until the spool can be written to: %s", item_id, error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +164,9 @@ async def _commit(engine: Engine, capture: Capture, content: Content, item_id: s
 
 async def _claim(engine: Engine, need: Need, priority: int, now: float) -> contextlib.AbstractContextManager[None]:
     """Room for this many bytes until the context ends. Raises SpoolFull."""
-    for _ in range(EVICTION_ROUNDS):
-        lacking = engine.missing(need, priority)
-        if lacking is None:
-            return _claimed(engine, need)
-        if not await make_room(engine, lacking, priority, now=now):
-            break
+    if engine.missing(need, priority) is not None:
+        async with engine.making_room:  # else each of many that come together would let go of enough for itself
+            await _make_room_for(engine, need, priority, now)
     lacking = engine.missing(need, priority)
     if lacking is None:
         return _claimed(engine, need)
@@ -142,17 +174,36 @@ async def _claim(engine: Engine, need: Need, priority: int, now: float) -> conte
     raise SpoolFull(f"no room for {need.size_bytes} bytes, {lacking.text}; the original is kept at its source")
 
 
+async def _make_room_for(engine: Engine, need: Need, priority: int, now: float) -> None:
+    for _ in range(EVICTION_ROUNDS):
+        lacking = engine.missing(need, priority)
+        if lacking is None or not await make_room(engine, lacking, priority, now=now):
+            return
+
+
 async def make_room(engine: Engine, lacking: Shortage, priority: int | None, *, now: float) -> int:
-    """Evict once; how many items went, their space returned. 0: nothing may go for this newcomer."""
-    room = upkeep.Room(
+    """Let go of what is enough, as far as that is there; how many items went, their space returned. 0: nothing may go
+    for this newcomer, or nothing is gained by it."""
+    room = evicting.Room(
         bytes_wanted=lacking.bytes_missing,
+        media_wanted=lacking.media_missing,
         inodes_wanted=lacking.inodes_missing,
         priority=priority,
         when_full=engine.config.when_full,
     )
-    gone = await engine.write(partial(upkeep.evict, room=room, now=now))
+    planned = await engine.browse(evicting.plan, room)
+    gain = evicting.Gain()
+    for start in range(0, len(planned), evicting.AT_ONCE):
+        left = gain.left_of(room)
+        page = planned[start : start + evicting.AT_ONCE]
+        try:
+            gain += await engine.write(partial(evicting.let_go, room=left, planned=page, now=now))
+        except evicting.GainedNothing:
+            break
+        if gain.is_enough(room):
+            break
     await engine.settled()
-    return gone
+    return gain.items
 
 
 @contextlib.contextmanager
@@ -172,6 +223,10 @@ def _released(descriptor: int | None, threads: PartThreads) -> Iterator[None]:
     finally:
         if descriptor is not None:
             threads.release(descriptor)
+
+
+def _row_bytes(payload_bytes: int) -> int:
+    return ROW_BYTES if payload_bytes <= ROW_BYTES // 2 else on_disk(payload_bytes) + ROW_BYTES
 
 
 def _within_limit(engine: Engine, size_bytes: int) -> None:

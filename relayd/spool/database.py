@@ -53,6 +53,14 @@ class Migration:
     sql: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseSize:
+    """What the database holds, and its pages that wait to be used again."""
+
+    live_bytes: int
+    free_bytes: int
+
+
 def connect(path: Path, wal_limit_bytes: int = LARGEST_WAL_BYTES) -> sqlite3.Connection:
     """The one connection that writes. Creates the file if it is not there.
 
@@ -166,18 +174,20 @@ def probe(db: sqlite3.Connection) -> None:
         db.execute(f"SELECT id, state FROM deliveries ORDER BY id {ascending} LIMIT 1").fetchone()  # noqa: S608
 
 
-def live_bytes(db: sqlite3.Connection) -> int:
-    """What the database holds, without pages that wait to be used again."""
+def size_of(db: sqlite3.Connection) -> DatabaseSize:
+    """As of now, also within a transaction."""
     pages: int = db.execute("PRAGMA page_count").fetchone()[0]
     spare: int = db.execute("PRAGMA freelist_count").fetchone()[0]
-    return (pages - spare) * PAGE_BYTES
+    return DatabaseSize(live_bytes=(pages - spare) * PAGE_BYTES, free_bytes=spare * PAGE_BYTES)
 
 
-def give_back(db: sqlite3.Connection) -> None:
-    """Return some spare pages to the file system; a few stay, since the next burst needs them again."""
+def give_back(db: sqlite3.Connection) -> int:
+    """Return some spare pages to the file system, and say how many; a few stay, since the next burst needs them."""
     spare: int = db.execute("PRAGMA freelist_count").fetchone()[0]
-    for _ in range(min(spare - SPARE_PAGES_KEPT, VACUUM_PAGES)):
+    pages = max(0, min(spare - SPARE_PAGES_KEPT, VACUUM_PAGES))
+    for _ in range(pages):
         db.execute("PRAGMA incremental_vacuum(1)")  # one at a time: sqlite3 runs only the first step of this pragma
+    return pages
 
 
 def primary_code(error: sqlite3.Error) -> int:

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from relayd import clock
 from relayd.model import Capture, Delivery, Item, Kind, Known, Order, Origin, Outcome, Priority, Receipt, State
-from relayd.spool import accepting, arriving, delivering, lists, picking, siblings, upkeep
+from relayd.spool import accepting, arriving, delivering, lists, picking, sharing, siblings, upkeep
 from relayd.spool.change import Change
 from relayd.spool.correspondence import Correspondence
 from relayd.spool.damage import look_for_damage
@@ -36,6 +36,9 @@ from relayd.spool.tying import Ties
 from relayd.threads import in_own_thread
 
 log = logging.getLogger("relayd.spool")
+
+GIVEN_BACK_AT_ONCE = 50
+"""Portions of spare pages that one purge returns to the disk, each in a commit of its own."""
 
 
 class Spool(Holder):
@@ -143,7 +146,10 @@ class Spool(Holder):
             untried_emergency=untried_emergency,
         )
         trouble_with = self._engine.folder.trouble_with
-        return await self._write(partial(delivering.begin, wanted=wanted, delay=delay, trouble_with=trouble_with))
+        while True:
+            begun = await self._write(partial(delivering.begin, wanted=wanted, delay=delay, trouble_with=trouble_with))
+            if begun is None or await sharing.is_as_accepted(self._engine, begun.item):
+                return begun
 
     async def next_due(
         self,
@@ -270,15 +276,18 @@ class Spool(Holder):
     async def purge(self, *, now: float, keep_delivered: float, keep_dead: float) -> int:
         """Forget what ended long enough ago, and return the database's spare pages to the disk."""
         count = await self._write(partial(upkeep.purge, now=now, keep_delivered=keep_delivered, keep_dead=keep_dead))
-        await self._write(upkeep.give_back)
+        for _ in range(GIVEN_BACK_AT_ONCE):
+            if not await self._write(upkeep.give_back):
+                break
         return count
 
     async def evict_if_needed(self, *, now: float) -> int:
         """Back within the limits, as far as what nobody is owed goes (see `when_full`)."""
         engine = self._engine
         await engine.keep_headroom()
-        lacking = engine.missing(Need(inodes=1), Priority.EMERGENCY)
-        return 0 if lacking is None else await arriving.make_room(engine, lacking, None, now=now)
+        async with engine.making_room:
+            lacking = engine.missing(Need(size_bytes=1, inodes=1), Priority.EMERGENCY)
+            return 0 if lacking is None else await arriving.make_room(engine, lacking, None, now=now)
 
     async def note_time(self) -> None:
         """Make sure that ages do not forget, at a power cut, the time in which nothing was written."""

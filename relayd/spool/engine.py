@@ -18,9 +18,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from relayd import clock
 from relayd.errors import SpoolDamaged, SpoolError, SpoolFull, SpoolUnwritable
-from relayd.spool import database, timekeeping, waiting
-from relayd.spool.change import Change, Tally
-from relayd.spool.limits import Disk, Need, Room, Shortage, SpoolConfig, room, shortage
+from relayd.spool import database, lists, timekeeping, waiting
+from relayd.spool.change import INCIDENTS, Change, Tally
+from relayd.spool.database import DatabaseSize
+from relayd.spool.limits import Disk, Need, Room, Shortage, SpoolConfig, Used, room, shortage
 from relayd.spool.media import SpoolFolder
 from relayd.spool.timeline import Timeline
 from relayd.spool.writer import Operation, Writer
@@ -77,13 +78,18 @@ class Engine:
         self.path = folder.root / database.FILE_NAME
         self.tally = Tally()
         self.tally.load(db)
-        self.database_bytes = database.live_bytes(db)
+        self.database_size = database.size_of(db)
         self.claimed = Need()
+        self.making_room = asyncio.Lock()
         self._refused: tuple[Need, int, float] | None = None
         self._unwritable: dict[str, tuple[str, float]] = {}
         self.is_damaged = False
         self.arriving: set[str] = set()
         self.vouched: dict[str, float] = {}
+        self.strays: set[str] = set()
+        """Files of puts whose commit failed: theirs to keep or to go once a commit has succeeded."""
+        self.newest_of_before = lists.newest(db)
+        """What an earlier process accepted has at most this number."""
         self._hints: list[Hint] = []
         self._event_hints: list[Callable[[], None]] = []
         self._incident_hints: list[Callable[[], None]] = []
@@ -181,13 +187,15 @@ class Engine:
         return shortage(
             self.config,
             Disk.of(self.folder.root),
-            used_bytes=self.used_bytes,
-            claimed_bytes=self.claimed.size_bytes,
-            size_bytes=need.size_bytes,
+            used=Used(used_bytes=self.used_bytes, free_page_bytes=self.database_size.free_bytes),
+            claimed=self.claimed,
+            need=need,
             priority=priority,
-            inodes=need.inodes,
-            claimed_inodes=self.claimed.inodes,
         )
+
+    def may_be_claimed(self, source: str) -> bool:
+        """Whether an incident may want what this source brings: one that is open, or one that rules would open."""
+        return source in self.writer.collected or self.tally.value("open", INCIDENTS) > 0
 
     def refused(self, need: Need, priority: int) -> None:
         """There was no room for this, whatever was let go for it."""
@@ -224,7 +232,7 @@ class Engine:
     @property
     def used_bytes(self) -> int:
         """What the spool takes of its `max_size`."""
-        return self.tally.value("media_bytes") + self.database_bytes + 2 * self.config.own_bytes
+        return self.tally.value("media_bytes") + self.database_size.live_bytes + 2 * self.config.own_bytes
 
     async def settled(self) -> None:
         """Wait until files that commits have let go are gone."""
@@ -270,11 +278,13 @@ class Engine:
 
     # --- after a commit
 
-    def _publish(self, change: Change, database_bytes: int) -> None:
+    def _publish(self, change: Change, size: DatabaseSize) -> None:
         self.tally.follow(change)
-        self.database_bytes = database_bytes
+        self.database_size = size
         if change.freed:
             self.keep(self.in_files(self.folder.discard, change.freed), f"discard {len(change.freed)}")
+        if self.strays:
+            self.keep(self._clear_strays(), f"discard {len(self.strays)} strays")
         if change.hints:
             hints = frozenset(change.hints)
             for hint in self._hints:
@@ -291,6 +301,12 @@ class Engine:
     def times(self) -> Timeline:
         """How steady time and the wall clock lie to each other now, for who only looks."""
         return self.writer.times.followed(clock.stamp())
+
+    async def _clear_strays(self) -> None:
+        """A commit has succeeded, so by now it is certain which rows there are."""
+        found, self.strays = self.strays, set()
+        kept = await self.read(lists.kept_media, list(found))
+        await self.in_files(self.folder.discard, found - kept)
 
     def _mark_damage(self) -> None:
         self.is_damaged = True

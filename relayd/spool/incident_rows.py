@@ -110,6 +110,11 @@ def open_under(change: Change, key: str) -> Incident | None:
     return None if row is None else incident_from(row)
 
 
+def may_claim(db: sqlite3.Connection) -> bool:
+    """Whether any is open, which may come to look through what was there before once more."""
+    return db.execute("SELECT 1 FROM incidents WHERE closed_at IS NULL LIMIT 1").fetchone() is not None
+
+
 def covering(db: sqlite3.Connection, item: Item) -> list[Incident]:
     """Those whose span an item that comes now was captured in, closed ones too: a camera may send later."""
     moments = (incidents.moment_of(item.captured_at, item.accepted_at), item.accepted_at)

@@ -89,9 +89,11 @@ def on_disk(size_bytes: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shortage:
-    """What is missing for one more put. `text` says which limit it is, for people."""
+    """What is missing for one more put. Of `bytes_missing`, `media_missing` only files can give back: free pages of the
+    database are no room for a file where the disk itself is short. `text` says which limit it is, for people."""
 
     bytes_missing: int
+    media_missing: int
     inodes_missing: int
     text: str
 
@@ -143,44 +145,66 @@ class Disk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """What something takes of the disk; a message takes no inode, it lives in its row."""
+    """What something takes of the disk: a file of `size_bytes`, and `row_bytes` in the database, which takes its free
+    pages first. A message takes no inode, it lives in its row."""
 
     size_bytes: int = 0
+    row_bytes: int = 0
     inodes: int = 0
 
     def __add__(self, other: Need) -> Need:
-        return Need(size_bytes=self.size_bytes + other.size_bytes, inodes=self.inodes + other.inodes)
+        return Need(
+            size_bytes=self.size_bytes + other.size_bytes,
+            row_bytes=self.row_bytes + other.row_bytes,
+            inodes=self.inodes + other.inodes,
+        )
 
     def __sub__(self, other: Need) -> Need:
-        return Need(size_bytes=self.size_bytes - other.size_bytes, inodes=self.inodes - other.inodes)
+        return Need(
+            size_bytes=self.size_bytes - other.size_bytes,
+            row_bytes=self.row_bytes - other.row_bytes,
+            inodes=self.inodes - other.inodes,
+        )
+
+    @property
+    def total_bytes(self) -> int:
+        return self.size_bytes + self.row_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Used:
+    """What the spool takes of its `max_size`, and the free pages of its database, which it takes of the disk only."""
+
+    used_bytes: int = 0
+    free_page_bytes: int = 0
 
 
 def shortage(
     config: SpoolConfig,
     disk: Disk,
     *,
-    used_bytes: int,
-    claimed_bytes: int,
-    size_bytes: int,
+    used: Used,
+    claimed: Need,
+    need: Need,
     priority: int,
-    inodes: int = 1,
-    claimed_inodes: int = 0,
 ) -> Shortage | None:
-    """What keeps `size_bytes` and `inodes` more from being put, or None. `used_bytes` is what the spool takes on disk
-    now, `claimed_…` what other puts are about to take."""
+    """What keeps `need` from being put, or None; `claimed` is what other puts are about to take."""
     reserve = config.reserve_bytes
     spared = 0 if priority == Priority.EMERGENCY else reserve
-    over = used_bytes + claimed_bytes + size_bytes - (config.max_size - spared)
+    over = used.used_bytes + claimed.total_bytes + need.total_bytes - (config.max_size - spared)
     floor = max(0, config.floor_bytes(disk) - (reserve - spared))
-    below = floor - (disk.free_bytes - claimed_bytes - size_bytes)
+    growth = max(0, claimed.row_bytes + need.row_bytes - used.free_page_bytes)
+    below = floor - (disk.free_bytes - claimed.size_bytes - need.size_bytes - growth)
+    if need.size_bytes == 0:  # where the database has free pages, a message takes nothing of the disk
+        below = min(below, growth)
     inode_floor = config.floor_inodes(disk)
-    lacking_inodes = inode_floor + claimed_inodes + inodes - disk.free_inodes
-    if disk.total_inodes == 0 or inodes == 0:  # btrfs and others have no fixed number
+    lacking_inodes = inode_floor + claimed.inodes + need.inodes - disk.free_inodes
+    if disk.total_inodes == 0 or need.inodes == 0:  # btrfs and others have no fixed number
         lacking_inodes = 0
     if over <= 0 and below <= 0 and lacking_inodes <= 0:
         return None
     if over >= below and over > 0:
-        taken, spare = size_in_words(used_bytes + claimed_bytes), size_in_words(spared)
+        taken, spare = size_in_words(used.used_bytes + claimed.total_bytes), size_in_words(spared)
         text = f"max_size: {taken} of {size_in_words(config.max_size)} are taken"
         if spared:
             text += f", and the last {spare} are kept for emergencies"
@@ -189,15 +213,20 @@ def shortage(
         text = f"min_free: {free} are free on the disk, {kept} stay free for others"
     else:
         text = f"min_free_inodes_percent: {disk.free_inodes} inodes are free on the disk"
-    return Shortage(bytes_missing=max(over, below, 0), inodes_missing=max(lacking_inodes, 0), text=text)
+    return Shortage(
+        bytes_missing=max(over, below, 0),
+        media_missing=max(below, 0) if need.size_bytes else 0,
+        inodes_missing=max(lacking_inodes, 0),
+        text=text,
+    )
 
 
 def room(
     config: SpoolConfig, disk: Disk, *, used_bytes: int, claimed: Need, refusal: str, unwritable: str = ""
 ) -> Room:
     """What is left now; see `Room`."""
-    within_size = config.max_size - config.reserve_bytes - used_bytes - claimed.size_bytes
-    on_this_disk = disk.free_bytes - config.floor_bytes(disk) - claimed.size_bytes
+    within_size = config.max_size - config.reserve_bytes - used_bytes - claimed.total_bytes
+    on_this_disk = disk.free_bytes - config.floor_bytes(disk) - claimed.total_bytes
     floor = config.floor_inodes(disk)
     return Room(
         used_bytes=used_bytes,

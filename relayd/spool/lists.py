@@ -207,6 +207,18 @@ def media_after(db: sqlite3.Connection, seq: int, limit: int) -> list[tuple[int,
     return [(row["seq"], item_from(row)) for row in rows]
 
 
+def newest(db: sqlite3.Connection) -> int:
+    """The number of the newest item, 0 if there is none."""
+    found: int = db.execute("SELECT coalesce(max(seq), 0) FROM items").fetchone()[0]
+    return found
+
+
+def number_of(db: sqlite3.Connection, item_id: str) -> int | None:
+    """The number of an item in the order of acceptance."""
+    row = db.execute("SELECT seq FROM items WHERE id = ?", (item_id,)).fetchone()
+    return None if row is None else int(row["seq"])
+
+
 def _incident_summary(db: sqlite3.Connection, row: sqlite3.Row) -> IncidentSummary:
     count = db.execute("SELECT count(*) FROM incident_items WHERE incident = ?", (row["id"],)).fetchone()[0]
     states = db.execute(

@@ -46,6 +46,8 @@ class SpoolFolder:
         self.salvaged = root / "salvaged"
         self._headroom = root / "headroom"
         self._lock_fd: int | None = None
+        self.linked: set[str] = set()
+        """Items whose file was seen to have a second name: whoever has that can still write to it."""
 
     # --- owning it
 
@@ -145,6 +147,8 @@ class SpoolFolder:
             return None
         if not stat.S_ISREG(found.st_mode) or found.st_size != size_bytes:
             return f"the spooled file has {found.st_size} bytes instead of {size_bytes}"
+        if found.st_nlink > 1:
+            self.linked.add(item_id)
         return None
 
     def completes(self, earlier_id: str, item_id: str) -> bool:

@@ -15,8 +15,9 @@ from relayd.incidents import bare, remote_names
 from relayd.model import JSON, Fields, Kind, Order, Priority, State
 from relayd.spool.change import Change, destination_subject
 from relayd.spool.limits import on_disk
+from relayd.spool.missed import is_owed_a_reason
 from relayd.spool.outbox import report_end
-from relayd.spool.rows import names_to_column, orders_to_json, priority_of, to_json
+from relayd.spool.rows import NO_TROUBLE, names_to_column, orders_to_json, priority_of, to_json
 
 _WORST_FIRST = (State.DEAD, State.EVICTED, State.EXPIRED, State.DROPPED, State.DELIVERED)
 
@@ -147,6 +148,44 @@ def free_content(change: Change, item: int) -> int:
         change.count("media_bytes", -on_disk(size_bytes))
         change.freed.append(row["id"])
     return size_bytes
+
+
+OPENS = (
+    "SELECT 1 FROM deliveries JOIN incidents ON incidents.id = deliveries.incident"
+    " WHERE deliveries.item = items.seq AND brings <> '' AND closed_at IS NULL"
+)
+"""What asked for the remote ids of an incident that is open: without it they would be asked for again."""
+
+
+def forget(change: Change, item: int, state: State) -> None:
+    """Remove an ended item's rows; the counters keep counting it."""
+    free_content(change, item)
+    rows = change.db.execute(
+        "SELECT destination, state, count(*) AS number FROM deliveries WHERE item = ? GROUP BY destination, state",
+        (item,),
+    ).fetchall()
+    for row in rows:
+        subject = destination_subject(row["destination"])
+        if row["state"] == State.DELIVERED:
+            change.count("purged.delivered", row["number"], subject)
+        else:
+            change.count(row["state"], -row["number"], subject)
+    change.db.execute("DELETE FROM items WHERE seq = ?", (item,))
+    change.count("stored", -1)
+    change.count(f"purged.{state}")
+
+
+def let_go_unclaimed(change: Change, row: sqlite3.Row, *, now: float) -> None:
+    """It leaves no row; only where rules could not be asked as they are written, or where it missed an incident that
+    collects from its source, what is to be said of that stays to be read."""
+    if row["trouble"] == NO_TROUBLE and not is_owed_a_reason(change.db, change.times, row["seq"]):
+        forget(change, row["seq"], State.UNCLAIMED)
+        return
+    free_content(change, row["seq"])
+    change.db.execute(
+        "UPDATE items SET ended_at = ?, ended_steady = ?, reason = 'no rule wanted it' WHERE seq = ?",
+        (now, change.times.steady(now), row["seq"]),
+    )
 
 
 def known_of(db: sqlite3.Connection, incident: str) -> frozenset[str]:

@@ -11,7 +11,7 @@ import sqlite3
 from functools import partial
 
 from relayd import clock
-from relayd.spool import delivering, lists
+from relayd.spool import delivering, lists, sharing
 from relayd.spool.change import Change
 from relayd.spool.engine import Engine
 
@@ -51,6 +51,8 @@ async def _tell_losses(engine: Engine) -> int:
             seq = number
             if await engine.in_files(engine.folder.trouble_with, item.id, item.size_bytes) is not None:
                 count += await engine.write(partial(_lose, engine=engine, item_id=item.id))
+            elif not await sharing.is_as_accepted(engine, item):
+                count += 1
         await asyncio.sleep(0)
     return count
 

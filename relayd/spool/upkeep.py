@@ -1,4 +1,4 @@
-"""Operations that end or forget what nobody tried to deliver just now: retry, drop, expire, evict, purge.
+"""Operations that end or forget what nobody tried to deliver just now: retry, drop, expire, purge.
 
 Promises: each call does a bounded amount. What is expired, evicted or dropped leaves a row that says so; only `purge`
 removes rows, and the counters still count them. Nothing undelivered goes for something less urgent than itself.
@@ -7,35 +7,20 @@ removes rows, and the counters still count them. Nothing undelivered goes for so
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 
-from relayd.model import Kind, State
+from relayd.model import State
 from relayd.spool import database, incident_rows, tying, waiting
-from relayd.spool.change import Change, destination_subject
+from relayd.spool.change import Change
 from relayd.spool.limits import UNCLAIMED
-from relayd.spool.missed import is_owed_a_reason
-from relayd.spool.rows import NO_TROUBLE
-from relayd.spool.states import free_content, move_delivery, set_item_state, settle
+from relayd.spool.states import OPENS, forget, free_content, let_go_unclaimed, move_delivery, set_item_state, settle
 
 AT_ONCE = 500
 """Rows that one call changes at most: bounds how long it holds up the commits of others."""
 
-CANDIDATES_AT_ONCE = 100_000
-"""How far one call looks for something to evict."""
-
-IDS_LOGGED = 5
-"""How many ids one line of the log names."""
-
 _BY_HAND = "dropped by hand"
 _GIVEN_UP_WHOLE = (State.UNCLAIMED, State.DEAD, State.EXPIRED)
 """An item in one of these that owes nothing to anybody is dropped as a whole."""
-
-_OPENS = (
-    "SELECT 1 FROM deliveries JOIN incidents ON incidents.id = deliveries.incident"
-    " WHERE deliveries.item = items.seq AND brings <> '' AND closed_at IS NULL"
-)
-"""What asked for the remote ids of an incident that is open: without it they would be asked for again."""
 
 _DELIVERY = "id, item, destination, state"
 _FAILED = (
@@ -140,19 +125,6 @@ def expire_unclaimed(change: Change, *, now: float, keep_unclaimed: float) -> in
     return len(old) + _free_delivered(change, now, keep_unclaimed)
 
 
-def let_go_unclaimed(change: Change, row: sqlite3.Row, *, now: float) -> None:
-    """It leaves no row; only where rules could not be asked as they are written, or where it missed an incident that
-    collects from its source, what is to be said of that stays to be read."""
-    if row["trouble"] == NO_TROUBLE and not is_owed_a_reason(change.db, change.times, row["seq"]):
-        _forget(change, row["seq"], State.UNCLAIMED)
-        return
-    free_content(change, row["seq"])
-    change.db.execute(
-        "UPDATE items SET ended_at = ?, ended_steady = ?, reason = 'no rule wanted it' WHERE seq = ?",
-        (now, change.times.steady(now), row["seq"]),
-    )
-
-
 def _free_delivered(change: Change, now: float, keep_seconds: float) -> int:
     if not change.collected:
         return 0
@@ -183,122 +155,16 @@ def purge(change: Change, *, now: float, keep_delivered: float, keep_dead: float
         keep = keep_delivered if state is State.DELIVERED else keep_dead
         rows = change.db.execute(
             "SELECT seq FROM items INDEXED BY items_ended WHERE state = ? AND ended_steady IS NOT NULL"  # noqa: S608
-            f" AND ended_steady <= ? AND NOT EXISTS ({_OPENS}) ORDER BY ended_steady LIMIT ?",
+            f" AND ended_steady <= ? AND NOT EXISTS ({OPENS}) ORDER BY ended_steady LIMIT ?",
             (state, steady - keep, AT_ONCE - count),
         ).fetchall()
         for row in rows:
-            _forget(change, row["seq"], state)
+            forget(change, row["seq"], state)
         count += len(rows)
     incident_rows.forget(change, now=now, keep_seconds=keep_dead)
     return count
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
-    """Room that is wanted. `priority` is the newcomer's; None when nobody waits for it, only a limit is exceeded."""
-
-    bytes_wanted: int
-    inodes_wanted: int
-    priority: int | None
-    when_full: str
-
-
-def evict(change: Change, room: Room, *, now: float) -> int:
-    """Make room, least urgent first and oldest first, or do nothing if there is not enough to gain. How many went.
-
-    Bounded: a caller who still lacks room calls again.
-    """
-    chosen: list[sqlite3.Row] = []
-    bytes_gained, inodes_gained = 0, 0
-    for row in _evictable(change.db, room):
-        chosen.append(row)
-        bytes_gained += row["size_bytes"]
-        inodes_gained += row["kind"] == Kind.MEDIA
-        if bytes_gained >= room.bytes_wanted and inodes_gained >= room.inodes_wanted:
-            break
-        if len(chosen) >= CANDIDATES_AT_ONCE:
-            break
-    else:
-        if room.priority is not None:
-            return 0
-    gone = chosen[:AT_ONCE]
-    for row in gone:
-        _evict_one(change, row, now)
-    missed = [row["id"] for row in gone if row["state"] != State.DELIVERED and row["priority"] != UNCLAIMED]
-    if missed:
-        change.warn("%d items evicted for want of room, `relayd items --state evicted`: %s", len(missed), _some(missed))
-    return len(gone)
-
-
-def _evictable(db: sqlite3.Connection, room: Room) -> Iterator[sqlite3.Row]:
-    """What may go for this newcomer, in the order in which it goes: delivered rests, unclaimed, then by urgency."""
-    newcomer = 0 if room.priority is None else room.priority
-    classes: list[tuple[int, State]] = [(priority, State.DELIVERED) for priority in range(UNCLAIMED, -1, -1)]
-    for priority in range(UNCLAIMED, -1, -1):
-        if priority >= newcomer:
-            classes += [(priority, state) for state in (State.EXPIRED, State.EVICTED, State.DEAD)]
-        if _may_go_undelivered(priority, room):
-            classes.append((priority, State.UNCLAIMED if priority == UNCLAIMED else State.PENDING))
-    for priority, state in classes:
-        yield from db.execute(
-            "SELECT seq, id, kind, size_bytes, state, priority, trouble FROM items INDEXED BY items_kept"  # noqa: S608
-            " WHERE has_content = 1 AND priority = ? AND state = ?"
-            f"{f' AND NOT EXISTS ({_OPENS})' if state is State.DELIVERED else ''} ORDER BY seq",
-            (priority, state),
-        )
-
-
-def _may_go_undelivered(priority: int, room: Room) -> bool:
-    if priority == UNCLAIMED:
-        return True
-    if room.when_full == "wait" or (room.priority is None and room.when_full == "evict-lower"):
-        return False
-    if room.priority is None:
-        return priority > 0
-    return priority > room.priority or (priority == room.priority and room.when_full == "evict-oldest")
-
-
-def _evict_one(change: Change, row: sqlite3.Row, now: float) -> None:
-    if row["state"] == State.DELIVERED:
-        _forget(change, row["seq"], State.DELIVERED)
-        return
-    if row["state"] == State.UNCLAIMED:
-        let_go_unclaimed(change, row, now=now)
-        return
-    reason = "evicted: no room in the spool"
-    deliveries = change.db.execute(
-        f"SELECT {_DELIVERY} FROM deliveries WHERE item = ? AND state = 'pending'",  # noqa: S608
-        (row["seq"],),
-    ).fetchall()
-    for delivery in deliveries:
-        move_delivery(change, delivery, State.EVICTED, reason=reason, now=now)
-    if deliveries:
-        settle(change, row["seq"], now=now)
-    free_content(change, row["seq"])
-
-
-def _some(ids: Sequence[str]) -> str:
-    return ", ".join(ids[:IDS_LOGGED]) + (", …" if len(ids) > IDS_LOGGED else "")
-
-
-def _forget(change: Change, item: int, state: State) -> None:
-    """Remove an ended item's rows; the counters keep counting it."""
-    free_content(change, item)
-    rows = change.db.execute(
-        "SELECT destination, state, count(*) AS number FROM deliveries WHERE item = ? GROUP BY destination, state",
-        (item,),
-    ).fetchall()
-    for row in rows:
-        subject = destination_subject(row["destination"])
-        if row["state"] == State.DELIVERED:
-            change.count("purged.delivered", row["number"], subject)
-        else:
-            change.count(row["state"], -row["number"], subject)
-    change.db.execute("DELETE FROM items WHERE seq = ?", (item,))
-    change.count("stored", -1)
-    change.count(f"purged.{state}")
-
-
-def give_back(change: Change) -> None:
-    """Return some of the database's spare pages to the file system."""
-    database.give_back(change.db)
+def give_back(change: Change) -> int:
+    """Return some of the database's spare pages to the file system; how many."""
+    return database.give_back(change.db)

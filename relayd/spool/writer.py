@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from relayd.errors import SpoolError, SpoolFull
 from relayd.spool import database
 from relayd.spool.change import Change
+from relayd.spool.database import DatabaseSize
 from relayd.spool.timeline import Timeline
 
 log = logging.getLogger("relayd.spool")
@@ -64,7 +65,7 @@ class Writer:
         db: sqlite3.Connection,
         *,
         wal_limit_bytes: int,
-        published: Callable[[Change, int], None],
+        published: Callable[[Change, DatabaseSize], None],
         make_headroom: Callable[[], bool],
         damaged: Callable[[], None],
         finish: Callable[[Change], None] = lambda change: None,
@@ -92,7 +93,7 @@ class Writer:
         self._is_closing = False
         # Joined by `stop`; a process that ends without closing must end all the same.
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
-        self._last_size_bytes = 0
+        self._last_size = DatabaseSize(live_bytes=0, free_bytes=0)
         self.failed_last = False
         self.events_kept = 0
         self.collected: frozenset[str] = frozenset()
@@ -233,28 +234,28 @@ class Writer:
             log.error("%s", error if isinstance(error, SpoolError) else database.in_words(error, self._path))
 
     def _finish(self, ends: list[_End], change: Change | None) -> None:
-        size_bytes = 0
+        size = self._last_size
         if change is not None:
             for level, text, words in change.lines:
                 log.log(level, text, *words)
-            size_bytes = self._size_bytes()
+            size = self._size()
         for end in ends:
             if end.job.future is None and end.error is not None:
                 log.warning("could not note in the spool, not urgent: %s", end.error)
-        self._loop.call_soon_threadsafe(self._resolve, ends, change, size_bytes)
+        self._loop.call_soon_threadsafe(self._resolve, ends, change, size)
 
-    def _size_bytes(self) -> int:
+    def _size(self) -> DatabaseSize:
         try:
-            self._last_size_bytes = database.live_bytes(self._db)
+            self._last_size = database.size_of(self._db)
         except sqlite3.Error as error:
             log.warning("%s", database.in_words(error, self._path))
-        return self._last_size_bytes
+        return self._last_size
 
     # --- in the loop
 
-    def _resolve(self, ends: list[_End], change: Change | None, size_bytes: int) -> None:
+    def _resolve(self, ends: list[_End], change: Change | None, size: DatabaseSize) -> None:
         if change is not None:
-            self._published(change, size_bytes)
+            self._published(change, size)
         for end in ends:
             future = end.job.future
             if future is None or future.done():

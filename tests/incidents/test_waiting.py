@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 
-from relayd.model import Priority
 from relayd.operations import Operations, Parts
 from relayd.spool import Spool, check, waiting
 from relayd.spool.change import Change
-from relayd.spool.upkeep import Room, evict
 from tests.incidents.rig import CLEAR, DEVICE, IMAGE, MEDIA, PRESS, REPORT, Scene, book
-from tests.spool.rig import DAY, adds_up, config, opened
+from tests.spool.rig import DAY, adds_up, config, make_way, opened
 
 SMS: dict[str, Any] = {"to": "video", "action": "sms", "phone_number": "1"}
 STREAM: dict[str, Any] = MEDIA | {"deliver": [{"to": "video", "action": "media"}]}
@@ -241,8 +239,7 @@ async def test_the_report_of_a_long_incident_stays_on_record_and_is_not_made_aga
     if goes == "by age":
         await spool.purge(now=scene.now, keep_delivered=DAY, keep_dead=30 * DAY)
     else:
-        room = Room(bytes_wanted=1, inodes_wanted=0, priority=Priority.EMERGENCY, when_full="evict-lower")
-        await spool._write(lambda change: evict(change, room, now=scene.now))
+        await make_way(spool, now=scene.now, bytes_wanted=1)
     assert await scene.actions(await scene.press()) == []
     scene.passes(3 * DAY)
     await scene.look()

@@ -15,9 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from relayd.model import Item, Outcome
 from relayd.spool import Spool, check, counting, waiting
-from relayd.spool.upkeep import Room, evict
 from tests.incidents.rig import CLEAR, IMAGE, MEDIA, PRESS, REPORT, Scene
-from tests.spool.rig import DAY, NOW, adds_up, config
+from tests.spool.rig import DAY, NOW, adds_up, config, make_way
 
 T = TypeVar("T")
 SMS = {"to": "video", "action": "sms", "phone_number": "1", "notes": "{{ incident.report_id }}"}
@@ -122,8 +121,7 @@ class WildMachine(RuleBasedStateMachine):
 
     @rule(count=st.integers(min_value=1, max_value=3))
     def evict(self, count: int) -> None:
-        room = Room(bytes_wanted=30 * count, inodes_wanted=0, priority=0, when_full="evict-lower")
-        self.run(self.spool._write(lambda change: evict(change, room, now=self.scene.now)))
+        self.run(make_way(self.spool, now=self.scene.now, bytes_wanted=30 * count))
 
     @rule()
     def tidy(self) -> None:

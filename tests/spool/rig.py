@@ -17,6 +17,7 @@ import pytest
 from relayd import clock
 from relayd.model import Capture, Kind, OpenFile, Order, Origin, Priority, State
 from relayd.spool import Begun, Spool, SpoolConfig, database
+from relayd.spool.evicting import Gain, GainedNothing, Room, let_go, plan
 from tests.patience import PATIENT_SECONDS
 
 NOW = 1_800_000_000.0
@@ -30,8 +31,10 @@ def config(path: Path, **settings: Any) -> SpoolConfig:
 
 
 @contextlib.asynccontextmanager
-async def opened(config: SpoolConfig, now: float = NOW) -> AsyncIterator[Spool]:
+async def opened(config: SpoolConfig, now: float = NOW, collected: Collection[str] = ()) -> AsyncIterator[Spool]:
+    """`collected` are the sources from which incidents collect: what nobody wants of them is kept for a while."""
     spool = await Spool.open(config, now=now)
+    spool.incidents.keep_delivered_of(collected)
     try:
         yield spool
     finally:
@@ -156,6 +159,15 @@ async def begun(spool: Spool, to: str = "api", **settings: Any) -> Begun:
     found = await begin(spool, to, **settings)
     assert found is not None
     return found
+
+
+async def make_way(spool: Spool, *, now: float, **wanted: int) -> Gain:
+    """As for an emergency that wants so much room, in one commit."""
+    room = Room(**{"bytes_wanted": 0, "inodes_wanted": 0} | wanted, priority=0, when_full="evict-lower")
+    try:
+        return await spool._write(lambda change: let_go(change, room, plan(change.db, room), now=now))
+    except GainedNothing:
+        return Gain()
 
 
 async def until(true: Callable[[], bool]) -> None:

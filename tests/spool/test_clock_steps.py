@@ -144,7 +144,7 @@ async def test_what_nobody_wanted_is_kept_for_its_time_whatever_the_clock_says(
     tmp_path: Path, machine: Machine
 ) -> None:
     settings = config(tmp_path, keep_unclaimed="10m")
-    async with opened(settings, now=machine.now) as spool:
+    async with opened(settings, now=machine.now, collected=["panic"]) as spool:
         machine.clock_is_set(DAY)
         ahead = [await put(spool) for _ in range(3)]
         machine.clock_is_set(-DAY)

@@ -12,7 +12,7 @@ import pytest
 from relayd.errors import SpoolFull
 from relayd.model import Item, Kind, Outcome, Priority, Receipt, State
 from relayd.spool import Spool, SpoolConfig
-from relayd.spool.limits import Disk, Need, shortage
+from relayd.spool.limits import Disk, Need, Used, shortage
 from tests.spool.rig import NOW, adds_up, begun, config, media_names, message, opened, order
 
 MB = 1_000_000
@@ -32,12 +32,10 @@ def lacks(
     found = shortage(
         settings,
         disk,
-        used_bytes=used,
-        claimed_bytes=0,
-        size_bytes=size,
+        used=Used(used_bytes=used),
+        claimed=Need(inodes=claimed),
+        need=Need(size_bytes=max(1, size), inodes=inodes),
         priority=priority,
-        inodes=inodes,
-        claimed_inodes=claimed,
     )
     return "" if found is None else found.text.partition(":")[0]
 
@@ -159,7 +157,7 @@ async def test_an_evicted_item_leaves_a_tombstone_that_tells_why_and_survives(
 async def test_nothing_undelivered_goes_for_something_less_urgent(tmp_path: Path) -> None:
     async with opened(config(tmp_path, max_size="10MB", when_full="evict-oldest")) as spool:
         high = await fill(spool, Priority.HIGH)
-        for priority in (Priority.NORMAL, Priority.BULK, None):
+        for priority in (Priority.NORMAL, Priority.BULK):
             with pytest.raises(SpoolFull):
                 await put(spool, priority)
         assert [await state_of(spool, item) for item in high] == [State.PENDING] * len(high)
@@ -167,6 +165,7 @@ async def test_nothing_undelivered_goes_for_something_less_urgent(tmp_path: Path
 
 async def test_unclaimed_media_is_a_ring_that_goes_first(tmp_path: Path) -> None:
     async with opened(config(tmp_path, max_size="10MB", when_full="wait")) as spool:
+        spool.incidents.keep_delivered_of(["panic"])
         items = [await put(spool, None) for _ in range(9)]
         assert await spool.item(items[0].id) is None
         assert await state_of(spool, items[-1]) is State.UNCLAIMED
@@ -246,6 +245,7 @@ async def test_the_spool_takes_no_more_of_the_disk_than_max_size(tmp_path: Path)
 
 async def test_the_limit_holds_right_after_a_restart_with_a_smaller_one(tmp_path: Path) -> None:
     async with opened(config(tmp_path, max_size="20MB")) as spool:
+        spool.incidents.keep_delivered_of(["panic"])
         kept = await put(spool, Priority.NORMAL)
         for _ in range(12):
             await put(spool, None)

@@ -51,7 +51,7 @@ async def test_an_unknown_item_is_none(tmp_path: Path) -> None:
 async def test_an_item_is_found_by_the_path_it_came_from(tmp_path: Path) -> None:
     picture = tmp_path / "a.jpg"
     picture.write_bytes(b"picture")
-    async with opened(config(tmp_path)) as spool:
+    async with opened(config(tmp_path), collected=["cam"]) as spool:
         with camera_file(picture) as capture:
             item = await spool.put(capture, [], now=NOW)
         assert await spool.find_by_path("cam", b"a.jpg") == item.id

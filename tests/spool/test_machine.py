@@ -17,11 +17,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from relayd.model import Kind, Outcome, Priority, Receipt, State
 from relayd.spool import Spool, check
 from relayd.spool.states import state_of
-from relayd.spool.upkeep import Room, evict
-from tests.spool.rig import DAY, NOW, adds_up, begin, config, media_names, message, order
+from tests.spool.rig import DAY, NOW, adds_up, begin, config, make_way, media_names, message, order
 
 T = TypeVar("T")
 DESTINATIONS = ("api", "nas")
+COLLECTED = "ring"
+"""A source from which incidents collect."""
 
 
 @dataclass
@@ -63,7 +64,12 @@ class SpoolMachine(RuleBasedStateMachine):
         self.items: dict[str, Kept] = {}
         self.purged: dict[State, int] = dict.fromkeys(State, 0)
         self.owed: dict[int, Owed] = {}
-        self.spool = self.run(Spool.open(self.config, now=self.now))
+        self.spool = self.opened()
+
+    def opened(self) -> Spool:
+        spool = self.run(Spool.open(self.config, now=self.now))
+        spool.incidents.keep_delivered_of([COLLECTED])
+        return spool
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
@@ -85,13 +91,18 @@ class SpoolMachine(RuleBasedStateMachine):
     @rule(
         kind=st.sampled_from(Kind),
         to=st.lists(st.tuples(st.sampled_from(DESTINATIONS), st.sampled_from(Priority), st.booleans()), max_size=2),
+        source=st.sampled_from(["panic", COLLECTED]),
     )
-    def put(self, kind: Kind, to: list[tuple[str, Priority, bool]]) -> None:
+    def put(self, kind: Kind, to: list[tuple[str, Priority, bool]], source: str) -> None:
         orders = [
             order(name, priority, *([order("nas", Priority.HIGH)] if follow_up else []))
             for name, priority, follow_up in to
         ]
-        item = self.run(self.spool.put(message(b"content", kind=kind), orders, now=self.now))
+        source = "panic" if orders else source
+        item = self.run(self.spool.put(message(b"content", kind=kind, source=source), orders, now=self.now))
+        if not orders and source != COLLECTED:
+            self.purged[State.UNCLAIMED] += 1
+            return
         self.items[item.id] = Kept(kind=kind, accepted_at=self.now)
         self.learn_deliveries(item.id)
 
@@ -238,9 +249,8 @@ class SpoolMachine(RuleBasedStateMachine):
     @rule(count=st.integers(min_value=1, max_value=3))
     def evict(self, count: int) -> None:
         """As for an emergency that needs that many files' room."""
-        room = Room(bytes_wanted=0, inodes_wanted=count, priority=0, when_full="evict-lower")
         before = {item_id for item_id, kept in self.items.items() if kept.has_content}
-        self.run(self.spool._write(lambda change: evict(change, room, now=self.now)))
+        self.run(make_way(self.spool, now=self.now, inodes_wanted=count))
         for item_id in sorted(before):
             detail = self.run(self.spool.item(item_id))
             if detail is None:
@@ -268,7 +278,7 @@ class SpoolMachine(RuleBasedStateMachine):
             shutil.copytree(self.config.path, left)
             self.config = config(left.parent)
         self.run(self.spool.close())
-        self.spool = self.run(Spool.open(self.config, now=self.now))
+        self.spool = self.opened()
         after = self.spool.counters
         assert (after.sources, after.destinations, after.bytes) == (before.sources, before.destinations, before.bytes)
 

@@ -153,7 +153,7 @@ async def test_the_device_number_is_no_part_of_the_identity_since_it_changes_fro
 async def test_a_file_that_is_known_after_its_item_was_purged_is_not_taken_again(tmp_path: Path) -> None:
     picture = tmp_path / "a.jpg"
     picture.write_bytes(b"picture")
-    async with opened(config(tmp_path)) as spool:
+    async with opened(config(tmp_path), collected=["cam"]) as spool:
         with camera_file(picture) as capture:
             first = await spool.put(capture, [], now=NOW)
             assert await spool.expire_unclaimed(now=NOW + 1000, keep_unclaimed=600) == 1
@@ -249,7 +249,7 @@ async def test_hostile_names_and_strange_times_come_back_as_they_were(tmp_path: 
         location=Location(latitude=1.0, longitude=2.0, age_seconds=3.0),
         attributes={"k": "\ud7ff\U0001f6a8"},
     )
-    async with opened(config(tmp_path)) as spool:
+    async with opened(config(tmp_path), collected=["panic"]) as spool:
         item = await spool.put(capture, [], now=-5e9)
         detail = await spool.item(item.id)
         assert detail is not None
@@ -272,7 +272,7 @@ async def test_stored_numbers_of_a_file_may_use_all_64_bits(tmp_path: Path) -> N
 
 
 async def test_more_can_be_ordered_while_the_content_is_kept_and_not_after(tmp_path: Path) -> None:
-    async with opened(config(tmp_path)) as spool:
+    async with opened(config(tmp_path), collected=["panic"]) as spool:
         item = await spool.put(message(b"x", kind=Kind.MEDIA), [], now=NOW)
         await spool.add_orders(item.id, [order("api", Priority.HIGH)], now=NOW)
         detail = await spool.item(item.id)

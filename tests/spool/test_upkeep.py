@@ -58,7 +58,7 @@ async def test_a_clock_at_1970_purges_nothing(tmp_path: Path) -> None:
 
 
 async def test_media_that_no_rule_wanted_is_kept_for_a_while_then_let_go(tmp_path: Path) -> None:
-    async with opened(config(tmp_path)) as spool:
+    async with opened(config(tmp_path), collected=["panic"]) as spool:
         item = await spool.put(message(b"picture", kind=Kind.MEDIA), [], now=NOW)
         assert await spool.expire_unclaimed(now=NOW + 599, keep_unclaimed=600) == 0
         detail = await detail_of(spool, item.id)
@@ -72,7 +72,7 @@ async def test_media_that_no_rule_wanted_is_kept_for_a_while_then_let_go(tmp_pat
 
 
 async def test_media_that_was_claimed_in_time_stays(tmp_path: Path) -> None:
-    async with opened(config(tmp_path)) as spool:
+    async with opened(config(tmp_path), collected=["panic"]) as spool:
         item = await spool.put(message(b"picture", kind=Kind.MEDIA), [], now=NOW)
         await spool.add_orders(item.id, [order()], now=NOW + 10)
         assert await spool.expire_unclaimed(now=NOW + 6000, keep_unclaimed=600) == 0
@@ -168,7 +168,7 @@ async def test_a_dropped_item_has_a_state_of_its_own_frees_its_media_and_is_no_w
 
 
 async def test_unclaimed_items_can_be_dropped_and_delivered_ones_not(tmp_path: Path) -> None:
-    async with opened(config(tmp_path)) as spool:
+    async with opened(config(tmp_path), collected=["panic"]) as spool:
         unclaimed = await spool.put(message(b"picture", kind=Kind.MEDIA), [], now=NOW)
         delivered = await spool.put(message(), [order("api", Priority.HIGH)], now=NOW)
         await spool.record_delivered((await begun(spool)).delivery.id, Receipt(proof=""), now=NOW)
