@@ -300,7 +300,7 @@ def _changed(before: _Looks, now: _Looks) -> list[bytes]:
 def network_type(folder_fd: int) -> str | None:
     """The type of file system if other machines may write to it without inotify telling, else None."""
     kind = file_system(folder_fd)
-    return kind if kind in _NETWORK_TYPES or kind.startswith("fuse.") else None
+    return kind if kind in _NETWORK_TYPES or kind == "fuse" or kind.startswith("fuse.") else None
 
 
 def has_lasting_inodes(folder_fd: int) -> bool:
