@@ -57,7 +57,7 @@ class HttpClient:
     ) -> Answer:
         """One exchange; any status is returned. If a kept connection turns out to be dead, a request that
         `is_repeatable` is sent once more on a fresh one; any other ends in a TryAgain, since it may have had its
-        effect. Raises Unavailable or TryAgain; `nothing_happened` says where it never left this machine."""
+        effect. Raises Unavailable or TryAgain; `nothing_happened` says where it never left this machine as a whole."""
         if self._wire is None:
             from relayd.httpwire import Wire  # aiohttp is 14 MB and 0.1 s, which only those pay who send
 

@@ -67,6 +67,12 @@ class Flow:
         return self._transport is not None
 
     @property
+    def is_handed_over(self) -> bool:
+        """The last byte has left this program: what breaks before that left the other side with half a request, which
+        nobody may act upon (RFC 9112, 8)."""
+        return self.handed >= self._total
+
+    @property
     def is_sent(self) -> bool:
         """Everything has left for the kernel."""
         return self.handed >= self._total and self._buffered() == 0

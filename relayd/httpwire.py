@@ -111,11 +111,11 @@ class Wire:
                 return await self._exchange(method, url, headers, body, flow)
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
             if timeout.expired():
-                raise flow.standstill(where(url)) from None
+                raise _as_far_as_it_came(flow.standstill(where(url)), flow) from None
             is_stale = isinstance(error, aiohttp.ClientConnectionError) and flow.may_have_met_a_dead_connection
             if may_give_up and is_stale:
                 return None
-            raise self._classified(error, flow, url) from None
+            raise _as_far_as_it_came(self._classified(error, flow, url), flow) from None
         finally:
             flow.end()
             current.reset(previous)
@@ -201,6 +201,10 @@ class Wire:
         if isinstance(error, aiohttp.ClientConnectorDNSError):
             return f"{place}: {_DNS_WORDS.get(error.os_error.errno or 0, 'its name cannot be resolved')}"
         return f"{place} {_os_words(error)}"
+
+
+def _as_far_as_it_came(error: DeliveryError, flow: Flow) -> DeliveryError:
+    return error if flow.is_handed_over else error.harmless()
 
 
 def _expanded(content: bytearray, encoding: str, limit: int, place: str) -> bytes:

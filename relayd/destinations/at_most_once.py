@@ -12,6 +12,9 @@ Promises:
   has passed since the answer was lost and a look after that has found nothing. Until then NotReady is raised: nobody
   sleeps, and a restart does not begin the wait anew.
 * A look that could not be read never counts as not there. It is repeated; what `on_unknown = "look"` does for ever.
+* What the far side does not show, although it was asked for in whole more than once, is sent again at most
+  `most_unknown` times, `unknown_wait` longer before each further one, and is looked for once more before it is
+  Rejected: a list that is cached, or that hides what it has, is no leave to go on for ever.
 * Where nobody can tell (there is no `find`, it raises NoLook, `MOST_UNREAD` looks could not be read, or absence is not
   certain), the effect is *unknown*: "retry" sends again at most `most_unknown` times, the first time at once, and
   `unknown_wait` longer before each further one; then, and under "ask" at once, it is Rejected, for a person to look. A
@@ -27,7 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NoReturn, Protocol
 
 from pydantic import Field
 
@@ -39,6 +42,8 @@ from relayd.fields import Duration, Section, written
 SENDING = "sending"
 """The step that holds what is known of the sending: a wire format."""
 LOOK_EVERY_SECONDS = 5.0
+LONGEST_SAID = 300
+"""Characters of the last failure that the reason repeats when it is left to a person."""
 MOST_UNREAD = 5
 """Looks that could not be read, one after the other, before the effect is unknown."""
 
@@ -58,6 +63,17 @@ class BudgetConfig(Section):
     """How often at most something is sent again of which nobody can tell whether it came; then a person has to look."""
     unknown_wait: Duration = written("5m", ge=0)
     """The first time it is sent again at once, the second time after so long, and each further one so much later."""
+
+    def budget(self, where: str, attempt: Attempt) -> Terms:
+        """For an effect that nobody can look up at `where`."""
+        return Terms(
+            doubt_wait=0.0,
+            on_unknown="retry",
+            most_unknown=self.most_unknown,
+            unknown_wait=self.unknown_wait,
+            where=where,
+            item=attempt.item.id,
+        )
 
 
 class NoLook(DeliveryError):
@@ -153,18 +169,26 @@ class Once:
         facts = self.facts
         if facts is None:
             return None
-        left_seconds = self._terms.doubt_wait - _passed_seconds(await self._lost_at())
+        terms, repeats = self._terms, _count(self._noted, "repeats")
+        passed_seconds = _passed_seconds(await self._lost_at())
+        left_seconds = terms.doubt_wait - passed_seconds
+        if terms.is_absence_certain:
+            left_seconds += terms.unknown_wait * repeats
         found, is_known = await self._found(find, Doubt(facts=facts, is_last=left_seconds <= 0))
         if found is not None:
             found = {**found, "proof": f"{found['proof']}, though an answer was lost"}
-            return await self._known(found) if _count(self._noted, "repeats") else found
+            return await self._known(found) if repeats else found
         if is_known and left_seconds > 0:
             raise NotReady(
                 "the answer to an earlier try was lost, and what came of it is not there yet: looking again",
-                retry_after_seconds=min(left_seconds, LOOK_EVERY_SECONDS),
+                retry_after_seconds=min(left_seconds, LOOK_EVERY_SECONDS)
+                if passed_seconds < terms.doubt_wait
+                else left_seconds,
             )
-        if not (is_known and self._terms.is_absence_certain):
+        if not (is_known and terms.is_absence_certain):
             await self._spend()
+        elif repeats >= terms.most_unknown:
+            await self._give_up(f"it was sent {repeats + 1} times, every answer got lost, and it is not shown")
         return None
 
     async def send(self, do: Send, facts: Step | None = None) -> Step:
@@ -227,12 +251,8 @@ class Once:
             raise TryAgain("the answer to an earlier try was lost, and nobody can tell what came of it")
         if terms.on_unknown == "ask" or unknown > terms.most_unknown:
             doubts = _count(noted, "doubts") + 1
-            await self._notebook.note(SENDING, {"is_open": False, "doubts": doubts})
             times = "the answer to an earlier try" if doubts == 1 else f"the answers to {doubts} tries"
-            raise Rejected(
-                f"{times} got lost, and nobody can tell what came of it: look in {terms.where}; if it is not there,"
-                f" `relayd retry {terms.item}` sends it again, if it is, `relayd drop` it"
-            )
+            await self._give_up(f"{times} got lost, and nobody can tell what came of it")
         left_seconds = terms.unknown_wait * (unknown - 1) - _passed_seconds(await self._lost_at())
         if left_seconds > 0:
             raise NotReady(
@@ -240,6 +260,16 @@ class Once:
                 retry_after_seconds=left_seconds,
             )
         self._unknown = unknown
+
+    async def _give_up(self, why: str) -> NoReturn:
+        """Leave it to a person; who has it tried again begins with a new budget."""
+        terms, said = self._terms, self._noted.get("said")
+        await self._notebook.note(SENDING, {"is_open": False, "doubts": _count(self._noted, "doubts") + 1})
+        last = f" (the last time: {said})" if isinstance(said, str) else ""
+        raise Rejected(
+            f"{why}{last}: look in {terms.where}; if it is not there, `relayd retry {terms.item}` sends it again, if it"
+            f" is, `relayd drop` it"
+        )
 
     async def _lost_at(self) -> object:
         """When the answer was lost, as far as we know: not later than now."""
@@ -267,7 +297,7 @@ class Once:
         elif isinstance(error, Rejected):  # it may have been done in part: a person is told to look
             left = {"is_open": False, "doubts": _count(sending, "doubts") + 1}
         else:
-            left = {**sending, "lost": _moment()}
+            left = {**sending, "lost": _moment(), "said": str(error)[:LONGEST_SAID]}
         await self._notebook.note(SENDING, left)
 
 

@@ -48,7 +48,16 @@ class Telling:
         self._rest = rest
         self._mark = events.mark(me.key)
         self._episode = attempt.key("incident").replace("-", "")[:8]
-        self._once = Once(attempt, Terms(doubt_wait=config.doubt_wait))
+        self._once = Once(
+            attempt,
+            Terms(
+                doubt_wait=config.doubt_wait,
+                most_unknown=config.most_unknown,
+                unknown_wait=config.unknown_wait,
+                where="the status page",
+                item=attempt.item.id,
+            ),
+        )
 
     async def run(self) -> Step:
         """What was brought about: `incident_id` (None: nothing is open), `proof`, and `covers`, the ids of the

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
-from relayd.destinations.at_most_once import DoubtConfig
+from relayd.destinations.at_most_once import BudgetConfig, DoubtConfig
 from relayd.destinations.base import DestinationConfig
 from relayd.fields import Secret, Section
 from relayd.httpconfig import HttpConfig
@@ -44,7 +44,7 @@ ComponentStatus = Annotated[int, Field(ge=1, le=6, examples=[3])]
 ComponentId = Annotated[int, Field(ge=1, examples=[1])]
 
 
-class CachetConfig(HttpConfig, DoubtConfig, DestinationConfig):
+class CachetConfig(HttpConfig, DoubtConfig, BudgetConfig, DestinationConfig):
     """A status page; `url` ends in `/api`."""
 
     type: Literal["cachet"]

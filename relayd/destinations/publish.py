@@ -1,8 +1,9 @@
 """MQTT as a destination: messages stored here and forwarded to another broker.
 
 Promises: a delivery ends with the broker's own acknowledgement and its reason code, never earlier. A crash between the
-broker's answer and our record publishes the message again: at least once, as MQTT's QoS 1 has it. A broker that speaks
-only 3.1.1 acknowledges messages that it does not allow, too: the receipt says so.
+broker's answer and our record publishes the message again: at least once, as MQTT's QoS 1 has it, and without a budget
+(`at_most_once`): who subscribes must expect repeats by the protocol itself, and a lost PUBACK is what a bad link looks
+like. A broker that speaks only 3.1.1 acknowledges messages that it does not allow, too: the receipt says so.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Promises: nothing at SayVU is idempotent and nothing can be read back, so a repo
 What is about to be sent is noted first (step `sending`), and taken back where it is certain that nothing happened; a
 later try that finds it in doubt sends the report again (`on_unknown = "retry"`, at most `most_unknown` times), or
 leaves the matter to a person ("ask"). Chat lines (several go in one call) and images are sent again after a lost
-answer: one may appear twice, none is missing. What may have been processed in part (MISSING_REPORTER,
-MISSING_INPUT_DATA) is never repeated by machine.
+answer, within the same budget: one may appear twice, and then a person looks. What may have been processed in part
+(MISSING_REPORTER, MISSING_INPUT_DATA) is never repeated by machine.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import quote
 
@@ -20,7 +21,7 @@ from pydantic import BaseModel
 
 from relayd import httpcheck, mediatype
 from relayd.destinations import sayvu_api
-from relayd.destinations.at_most_once import Terms, once
+from relayd.destinations.at_most_once import once
 from relayd.destinations.base import Attempt, Destination, Step
 from relayd.destinations.sayvu_chat import Chat
 from relayd.destinations.sayvu_models import (
@@ -42,6 +43,7 @@ from relayd.s3form import FileBody
 if TYPE_CHECKING:
     from relayd.surroundings import Surroundings
 
+WHERE = "the control center"
 _KEY = re.compile(r"ak_[!-~]+")
 
 
@@ -154,14 +156,7 @@ class SayVU(Destination):
 
     async def _open(self, attempt: Attempt, body: bytes, note: str) -> Step:
         """Nothing can be looked up here: what is in doubt is unknown, and has its budget."""
-        terms = Terms(
-            doubt_wait=0.0,
-            on_unknown=self._config.on_unknown,
-            most_unknown=self._config.most_unknown,
-            unknown_wait=self._config.unknown_wait,
-            where="the control center",
-            item=attempt.item.id,
-        )
+        terms = replace(self._config.budget(WHERE, attempt), on_unknown=self._config.on_unknown)
 
         async def send(doubts: int) -> Step:
             return await self._send_report(body, note, doubts)
@@ -195,9 +190,9 @@ class SayVU(Destination):
         path = _filled(self._config.messages_path, report)
 
         async def send(body: bytes) -> Answer:
-            return await self._send("POST", path, "application/json", body)
+            return await self._send("POST", path, "application/json", body, is_repeatable=False)
 
-        said = await self._chat.say(attempt, report, send)
+        said = await self._chat.say(attempt, report, send, self._config.budget(WHERE, attempt))
         return Receipt(proof=str(said["proof"]), fields={"report_id": int(report), "public_url": None})
 
     async def _image(self, attempt: Attempt) -> Receipt:
@@ -205,22 +200,29 @@ class SayVU(Destination):
         arguments = ImageArguments.model_validate(dict(attempt.arguments))
         report = _report_id(attempt, arguments.report_id)
         data = None if arguments.data is None else sayvu_api.json_object(arguments.data)
-        answer = await self._upload(attempt, report, data)
-        if data is not None and "INPUT_SCHEMA_VIOLATION" in sayvu_api.codes(answer):
-            answer = await self._upload(attempt, report, {"data": data})
-        sayvu_api.judge(answer, "images_path")
-        found = sayvu_api.reference(answer)
-        return _taken(answer, report, found["public_url"])
+        if attempt.item.size_bytes == 0:
+            raise Rejected("the file is empty")
+        attempt.open_media().close()
+
+        async def send(doubts: int) -> Step:
+            answer = await self._upload(attempt, report, data)
+            if data is not None and "INPUT_SCHEMA_VIOLATION" in sayvu_api.codes(answer):
+                answer = await self._upload(attempt, report, {"data": data})
+            sayvu_api.judge(answer, "images_path")
+            found = sayvu_api.reference(answer)
+            return {"proof": sayvu_api.proof(answer, doubts), "public_url": found["public_url"]}
+
+        made = await once(attempt, "image", send, terms=self._config.budget(WHERE, attempt))
+        return Receipt(proof=str(made["proof"]), fields={"report_id": int(report), "public_url": made["public_url"]})
 
     async def _upload(self, attempt: Attempt, report: str, data: Mapping[str, JSON] | None) -> Answer:
         item = attempt.item
-        if item.size_bytes == 0:
-            raise Rejected("the file is empty")
         content_type = mediatype.plain(item.content_type)
         form = sayvu_api.Form(name=safe_name(item.name, item.id), content_type=content_type, data=data)
         with attempt.open_media() as media:
             body = FileBody(form.head(), media, item.size_bytes, form.tail())
-            return await self._send("POST", _filled(self._config.images_path, report), form.header, body)
+            path = _filled(self._config.images_path, report)
+            return await self._send("POST", path, form.header, body, is_repeatable=False)
 
     # --- calls
 
@@ -269,10 +271,3 @@ def _report_id(attempt: Attempt, given: int | str | None) -> str:
 
 def _filled(path: str, report: str) -> str:
     return path.replace("{report_id}", quote(report, safe=""))
-
-
-def _taken(answer: Answer, report: str, public_url: JSON) -> Receipt:
-    return Receipt(
-        proof=f"{answer.where} answered {answer.status}",
-        fields={"report_id": int(report), "public_url": public_url},
-    )

@@ -95,6 +95,12 @@ def judge(answer: Answer, setting: str) -> None:
         raise Rejected(answer.refusal())
 
 
+def proof(answer: Answer, doubts: int) -> str:
+    """In words, that a line or an image was taken."""
+    said = f"{answer.where} answered {answer.status}"
+    return f"{said}; {doubts} earlier answer(s) were lost, so it may be there twice" if doubts else said
+
+
 def _judge_code(answer: Answer, found: Sequence[str]) -> None:
     said = f"{answer.where} refuses with {answer.status}: {_in_words(answer)}"
     for code in found:

@@ -29,7 +29,8 @@ class SayVUConfig(HttpConfig, BudgetConfig, DestinationConfig):
     """`training` for drills and tests; `live` reaches the people on duty."""
     on_unknown: Literal["retry", "ask"] = "retry"
     """After a lost answer nobody can tell whether the report was made: "retry" sends it again, and the control center
-    may see it twice; "ask" parks it until a person has looked, and `relayd retry ID` sends it again."""
+    may see it twice; "ask" parks it until a person has looked, and `relayd retry ID` sends it again. Chat lines and
+    images are always sent again, as often as reports."""
     fallback_category: Annotated[int | str | None, Field(examples=["Security"])] = None
     """Category, by name or id, of a report whose own the control center does not list; absent: such a report is dead,
     with the list in its reason."""

@@ -1,9 +1,9 @@
 """Flussonic Watcher: activation of cameras, messages to users, pan-tilt-zoom and reboot.
 
 Promises: a camera of the configuration is activated once and kept as configured, in the background (see `Cameras`); the
-action `camera` is delivered when that is so. A message is sent again after a lost answer: it may appear twice, and is
-never missing. A command to a camera is sent at most once, and only while it is younger than `command_max_age`: it never
-waits for a server and is never replayed.
+action `camera` is delivered when that is so. A message is sent again after a lost answer, `most_unknown` times at
+most: it may appear twice, and then a person looks. A command to a camera is sent at most once, and only while it is
+younger than `command_max_age`: it never waits for a server and is never replayed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import BaseModel
 
 from relayd import clock, httpcheck
+from relayd.destinations.at_most_once import once
 from relayd.destinations.base import Attempt, Destination, Step
 from relayd.destinations.watcher_cameras import Cameras
 from relayd.destinations.watcher_models import (
@@ -103,16 +104,26 @@ class Watcher(Destination):
         return _receipt(f"camera {name} is stream {camera.stream_name}", **fields)
 
     async def _message(self, attempt: Attempt) -> Receipt:
-        sent = await attempt.step("message", self._tell, MessageArguments.model_validate(dict(attempt.arguments)))
-        return _receipt(f"the server gave the message the id {sent['message_id']}", message_id=sent["message_id"])
+        """The API lists messages, but neither says whose nor for how long: what is not listed may have been read."""
+        arguments = MessageArguments.model_validate(dict(attempt.arguments))
 
-    async def _tell(self, arguments: MessageArguments) -> Step:
+        async def send(doubts: int) -> Step:
+            return await self._tell(arguments, doubts)
+
+        sent = await once(attempt, "message", send, terms=self._config.budget("Watcher", attempt))
+        proof = sent.get("proof") or f"the server gave the message the id {sent['message_id']}"
+        return _receipt(str(proof), message_id=sent["message_id"])
+
+    async def _tell(self, arguments: MessageArguments, doubts: int) -> Step:
         body = arguments.model_dump(exclude_none=True)
         found = await self._client.ask("POST", "/messages", body=body, may="send messages", is_repeatable=False)
         message = number(found.get("id"))
         if message is None:
             raise TryAgain("the answer to the message names no message")
-        return {"message_id": message}
+        proof = f"the server gave the message the id {message}"
+        if doubts:
+            proof += f"; {doubts} earlier answer(s) were lost, so it may be there twice"
+        return {"message_id": message, "proof": proof}
 
     async def _command(
         self, attempt: Attempt, wish: CommandArguments, what: str, body: Document | None, right: str

@@ -1,8 +1,8 @@
 """One camera: a token is made and kept, looked at until a camera has seen it, and the stream is kept as configured.
 
 Promises: each call of `advance` does one step. A token is on the disk before it is shown or asked about, so at most one
-waits for a camera; only an answer that is lost on its way leaves a spare one at the server, which does nothing.
-Nothing is ever deleted at the server.
+waits for a camera; only an answer that is lost on its way leaves a spare one at the server, which does nothing: after
+`most_unknown` more of those a person is asked to look. Nothing is ever deleted at the server.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from relayd import clock
 from relayd.destinations import watcher_stream
 from relayd.destinations.watcher_models import CameraConfig, WatcherConfig
 from relayd.destinations.watcher_names import WatcherNames
-from relayd.errors import Rejected, TryAgain
+from relayd.errors import DeliveryError, Rejected, TryAgain
 from relayd.files import printable
 from relayd.memory import Memory, Told
 from relayd.messages import about
@@ -70,6 +70,12 @@ class Camera:
         return str(self.fact.get("token") or "")
 
     @property
+    def _tokens_lost(self) -> int:
+        """How many tokens were asked for whose answer did not come, since the last one that did."""
+        lost = self.fact.get("lost")
+        return lost if isinstance(lost, int) else 0
+
+    @property
     def stream_name(self) -> str:
         """Empty until it is activated."""
         return str(self.fact.get("stream_name") or "")
@@ -95,6 +101,8 @@ class Camera:
         """Look soon, and often for a while."""
         self._polls = 0
         if not self.stream_name:
+            if self._tokens_lost > self._settings.most_unknown:
+                self._remember({"lost": self._settings.most_unknown})
             self.due_at = min(self.due_at, clock.monotonic() + clock.jitter(1.0))
 
     def troubled(self, error: Exception, *, is_fault: bool) -> None:
@@ -144,16 +152,34 @@ class Camera:
     # --- activation
 
     async def _ask_for_token(self) -> float:
+        if self._tokens_lost > self._settings.most_unknown:
+            raise Rejected(
+                f"the server was asked for an activation token {self._tokens_lost} times and its answers got lost: look"
+                " in Watcher for tokens that nobody uses, then `relayd cameras` asks for one more"
+            )
         ids = await self._names.ids(self.config)
         body = watcher_stream.wish(self.config, ids)
-        found = await self._change("POST", "/agent_activation_token", body, "add cameras (can_edit_streams)")
-        token = found.get("token")
-        if not isinstance(token, str) or not token or printable(token) != token or len(token) > 512:
-            raise TryAgain("the answer to the activation has no token that could be shown")
+        lost = self._tokens_lost
+        self._remember({"lost": lost + 1})
+        await self._save()
+        try:
+            token = await self._token(body)
+        except DeliveryError as error:
+            if error.nothing_happened:
+                self._remember({"lost": lost} if lost else {})
+            raise
         self._remember({"token": token, "at": clock.now()})
         await self._save()
         log.info("%s: camera %s waits for its activation: `relayd cameras --qr %s`", self._owner, self.name, self.name)
         return self._settings.poll_every
+
+    async def _token(self, body: Document) -> str:
+        may = "add cameras (can_edit_streams)"
+        found = await self._change("POST", "/agent_activation_token", body, may, is_repeatable=False)
+        token = found.get("token")
+        if not isinstance(token, str) or not token or printable(token) != token or len(token) > 512:
+            raise TryAgain("the answer to the activation has no token that could be shown")
+        return token
 
     async def _look_at_token(self) -> float:
         path = f"/agent_activation_token/{quote(self.token, safe='')}"
@@ -220,10 +246,12 @@ class Camera:
         log.info("%s: camera %s: changed %s at the server", self._owner, self.name, ", ".join(sorted(wanted)))
         return 0.0
 
-    async def _change(self, method: str, path: str, body: Document, may: str) -> Document:
+    async def _change(
+        self, method: str, path: str, body: Document, may: str, *, is_repeatable: bool = True
+    ) -> Document:
         """A call that carries ids; if it is refused, they are looked up anew for the next one."""
         try:
-            return await self._client.ask(method, path, body=body, may=may)
+            return await self._client.ask(method, path, body=body, may=may, is_repeatable=is_repeatable)
         except Rejected:
             self._names.forget()
             raise

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, model_validator
 
+from relayd.destinations.at_most_once import BudgetConfig
 from relayd.destinations.base import DestinationConfig
 from relayd.fields import Duration, Section, written
 from relayd.watcher_client import WatcherLogin
@@ -59,7 +60,7 @@ class CameraConfig(Section):
     """Where it stands, as an address."""
 
 
-class WatcherConfig(WatcherLogin, DestinationConfig):
+class WatcherConfig(WatcherLogin, BudgetConfig, DestinationConfig):
     """A Watcher server; `url` ends in `/watcher/client-api/v3`."""
 
     type: Literal["watcher"]

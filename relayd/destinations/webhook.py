@@ -1,10 +1,11 @@
 """Webhook: the item as JSON, posted to an address of one's own.
 
 Promises: every try of a delivery carries the same `Idempotency-Key`, so a server that keeps the keys it has seen takes
-each delivery once; one that does not may see a delivery twice when an answer is lost. With `secret`, body, key and time
-are signed after Standard Webhooks (`webhook-id`, `webhook-timestamp`, `webhook-signature`): the MAC is
-base64(HMAC-SHA256(secret, "KEY.TIMESTAMP.BODY")). No redirect is followed. Media travels as what is known of it, never
-as its content.
+each delivery once. Nothing proves that one does, unless it says so: by the configuration (`keeps_keys`, `already`), or
+by a 409. Any other sees a delivery again when an answer is lost, `most_unknown` times at most; then a person looks.
+With `secret`, body, key and time are signed after Standard Webhooks (`webhook-id`, `webhook-timestamp`,
+`webhook-signature`): the MAC is base64(HMAC-SHA256(secret, "KEY.TIMESTAMP.BODY")). No redirect is followed. Media
+travels as what is known of it, never as its content.
 
 How an answer is sorted, besides what `httpclient` says: 401, 403 and 405 are a fault of the configuration, 409 means
 that an earlier try is still being worked on (both wait), any other 4xx refuses this very item.
@@ -24,8 +25,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from relayd import clock, httpcheck, incidents, rendering
-from relayd.destinations.base import Attempt, Destination, DestinationConfig
-from relayd.errors import LoginRefused, Rejected, SecretMissing, TryAgain
+from relayd.destinations.at_most_once import BudgetConfig, once
+from relayd.destinations.base import Attempt, Destination, DestinationConfig, Step
+from relayd.errors import DeliveryError, LoginRefused, Rejected, SecretMissing, TryAgain
 from relayd.fields import Secret, Section
 from relayd.httpanswer import Answer
 from relayd.httpclient import HttpClient
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 LARGEST_RECEIPT_BYTES = 16 * 1024
 """A longer answer proves as much, but is not kept."""
 STANDARD_SECRET = "whsec_"  # noqa: S105 - how such a secret begins
+_UNPROCESSED = frozenset({407, 425, 429, 503, 511})
+"""Statuses by which a server, or the network before it, says that it has not begun."""
 _VISIBLE = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 _OURS = re.compile(
@@ -48,7 +52,7 @@ _OURS = re.compile(
 _SECRETLIKE = re.compile(r"authorization|cookie|.*(?:key|token|secret|password|auth)", re.IGNORECASE)
 
 
-class WebhookConfig(HttpConfig, DestinationConfig):
+class WebhookConfig(HttpConfig, BudgetConfig, DestinationConfig):
     """An address that takes `{"item": {…}, "payload": …, "device": {…}, "incident": …, "location": …}` by POST."""
 
     type: Literal["webhook"]
@@ -67,6 +71,10 @@ class WebhookConfig(HttpConfig, DestinationConfig):
     """What proves that it was taken: a 2xx with JSON or nothing in it, or any 2xx that brings no web page."""
     already: Annotated[tuple[Annotated[int, Field(ge=400, le=499)], ...], Field(max_length=16, examples=[[409]])] = ()
     """Statuses by which this server says that it has taken this Idempotency-Key before: delivered."""
+
+    keeps_keys: bool = False
+    """This server remembers each Idempotency-Key and takes it once: whatever answer is lost, the post is repeated until
+    it is answered. Set it only if that is so; `already` implies it."""
 
     @field_validator("url")
     @classmethod
@@ -95,6 +103,11 @@ class WebhookConfig(HttpConfig, DestinationConfig):
             raise ValueError("token and headers both set Authorization, write one of them")
         return self
 
+    @property
+    def is_keyed(self) -> bool:
+        """Whether what comes again is known to be taken once."""
+        return self.keeps_keys or bool(self.already)
+
 
 class PostArguments(Section):
     """`post`: there is nothing to say; the same message has the same Idempotency-Key at every try."""
@@ -114,6 +127,18 @@ class Webhook(Destination):
 
     async def deliver(self, attempt: Attempt) -> Receipt:
         """Post once. The receipt's fields are the server's JSON object, empty if it gave none."""
+
+        async def send(doubts: int) -> Step:
+            return await self._post(attempt, doubts)
+
+        if self._config.is_keyed:
+            sent = await attempt.step("post", self._post, attempt, 0)
+        else:
+            sent = await once(attempt, "post", send, terms=self._config.budget("the receiver", attempt))
+        fields = sent["fields"]
+        return Receipt(proof=str(sent["proof"]), fields=fields if isinstance(fields, dict) else {})
+
+    async def _post(self, attempt: Attempt, doubts: int) -> Step:
         body = body_of(attempt)
         key = attempt.key("post")
         login, secrets = self._login_headers()
@@ -124,8 +149,13 @@ class Webhook(Destination):
             "Idempotency-Key": key,
             **self._signature(key, body),
         }
-        answer = await self._client.send("POST", self._client.url(""), headers=headers, body=body)
-        return self._receipt(answer, secrets)
+        answer = await self._client.send(
+            "POST", self._client.url(""), headers=headers, body=body, is_repeatable=self._config.is_keyed
+        )
+        proof, fields = self._taken(answer, secrets)
+        if doubts:
+            proof += f"; {doubts} earlier answer(s) were lost, so the receiver may have got it twice"
+        return {"proof": proof, "fields": fields}
 
     async def check(self) -> list[Finding]:
         """Name, TCP, TLS, and a HEAD with the login, which no server takes for a message."""
@@ -175,12 +205,18 @@ class Webhook(Destination):
 
     # --- judging
 
-    def _receipt(self, answer: Answer, secrets: list[str]) -> Receipt:
+    def _taken(self, answer: Answer, secrets: list[str]) -> tuple[str, dict[str, JSON]]:
+        """What proves that it was taken, and what was answered."""
         if answer.status in self._config.already:
-            return Receipt(proof=f"{answer.where} answered {answer.status}: it has this Idempotency-Key already")
-        answer.raise_for_outage()
+            return f"{answer.where} answered {answer.status}: it has this Idempotency-Key already", {}
+        try:
+            answer.raise_for_outage()
+        except DeliveryError as error:
+            if answer.status in _UNPROCESSED or 300 <= answer.status < 400:
+                raise error.harmless() from None
+            raise
         if answer.status >= 400:
-            raise _refusal(answer.status, _without(answer.refusal(), secrets))
+            raise _refusal(answer.status, _without(answer.refusal(), secrets)).harmless()
         said = answer.body.strip()
         fields: JSON = None
         if said:
@@ -191,10 +227,8 @@ class Webhook(Destination):
                     raise TryAgain(f'{error}; if that is how it says yes, set proof = "status"') from None
         is_kept = isinstance(fields, dict) and len(said) <= LARGEST_RECEIPT_BYTES
         what = "JSON" if fields is not None else "text" if said else "an empty answer"
-        return Receipt(
-            proof=f"{answer.where} answered {answer.status} with {what}",
-            fields=fields if is_kept and isinstance(fields, dict) else {},
-        )
+        proof = f"{answer.where} answered {answer.status} with {what}"
+        return proof, fields if is_kept and isinstance(fields, dict) else {}
 
 
 def body_of(attempt: Attempt) -> bytes:
@@ -222,7 +256,9 @@ def signing_key(secret: str) -> bytes:
     try:
         return base64.b64decode(secret.removeprefix(STANDARD_SECRET), validate=True)
     except (binascii.Error, ValueError):
-        raise LoginRefused(f"secret: it begins with {STANDARD_SECRET} but goes on with what is no base64") from None
+        raise LoginRefused(
+            f"secret: it begins with {STANDARD_SECRET} but goes on with what is no base64"
+        ).harmless() from None
 
 
 def _as_bytes(item: Item, payload: JSON) -> Iterator[tuple[str, str]]:
@@ -238,11 +274,11 @@ def _revealed(key: str, secret: Secret) -> str:
     try:
         value = secret.reveal()
     except SecretMissing as error:
-        raise LoginRefused(f"{key} cannot be had: {error}") from None
+        raise LoginRefused(f"{key} cannot be had: {error}").harmless() from None
     if _VISIBLE.fullmatch(value) is None:
         raise LoginRefused(
             f"{key} cannot be used: the secret in {secret.place} has characters that are not printable ASCII"
-        )
+        ).harmless()
     return value
 
 

@@ -4,6 +4,7 @@ cannot be asked."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -211,6 +212,27 @@ async def test_where_looks_cannot_be_read_it_is_sent_again_twice_at_most_with_ti
         assert await relay.attempt() is None
 
 
+async def test_what_is_never_shown_is_sent_twice_more_with_minutes_between_looked_for_once_more_and_left_to_a_person(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with sending(tmp_path, monkeypatch) as (far, relay):
+        far.how = far.lose(None)
+        sent_at = []
+        for _ in range(400):
+            asked, outcome = far.asked, await relay.attempt()
+            sent_at += [far.uptime] * (far.asked - asked)
+            if isinstance(outcome, Rejected):
+                break
+            far.advance(min(outcome.retry_after_seconds, 60) if isinstance(outcome, NotReady) else 1)
+        assert isinstance(outcome, Rejected)
+        assert "it was sent 3 times, every answer got lost, and it is not shown" in str(outcome)
+        assert [round(later - sooner) // 60 for sooner, later in itertools.pairwise(sent_at)] == [0, 5]
+        far.there.append(1)
+        assert await relay.spool.retry(None, None, now=clock.now()) == 1
+        far.how = lambda: None
+        assert isinstance(await relay.attempt(), Receipt)
+
+
 async def test_an_outage_while_looking_spends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with sending(tmp_path, monkeypatch, on_unknown="retry") as (far, relay):
         far.how, far.look = far.lose(0), fail(Unavailable("down"))
@@ -233,7 +255,10 @@ async def test_what_cannot_be_looked_up_is_repeated_at_once_then_later_then_left
         await relay.attempt()
         assert far.asked == 3
         far.advance(1e6)
-        assert isinstance(await relay.attempt(), Rejected)
+        outcome = await relay.attempt()
+        assert isinstance(outcome, Rejected)
+        assert str(outcome).startswith("the answers to 3 tries got lost, and nobody can tell what came of it")
+        assert "(the last time: lost): look in the far side" in str(outcome)
         assert await relay.spool.retry(None, None, now=clock.now()) == 1
         far.how = lambda: None
         assert (await relay.deliver(tries=1)).proof == "it is number 4, 3 doubts"
@@ -319,9 +344,13 @@ async def played(ops: list[Op], folder: Path, patched: pytest.MonkeyPatch) -> No
             await relay.attempt()
             assert len(far.there) <= 1, "what needs less than the wait is never there twice"
         far.how, far.look = (lambda: None), (lambda: None)
-        for _ in range(20):
-            if await relay.attempt() is None:
+        for _ in range(200):
+            outcome = await relay.attempt()
+            if outcome is None:
                 break
+            if isinstance(outcome, Rejected):  # sent three times and never there: a person looks, and has it sent
+                assert far.there == []
+                assert await relay.spool.retry(None, None, now=clock.now()) == 1
             far.advance(WAIT / 2)
         assert await relay.attempt() is None
         assert len(far.there) == 1

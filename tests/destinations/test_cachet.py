@@ -49,6 +49,8 @@ def make(url: str, **options: Any) -> Cachet:
         "answer_timeout": "400ms",
         "stall_timeout": "400ms",
         "doubt_wait": "0s",
+        "most_unknown": 100,
+        "unknown_wait": "0s",
     }
     return Cachet("status-page", CachetConfig.model_validate({**section, **options}))
 

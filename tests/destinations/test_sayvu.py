@@ -41,6 +41,8 @@ def make(url: str, **options: Any) -> SayVU:
         "connect_timeout": "2s",
         "answer_timeout": "400ms",
         "stall_timeout": "400ms",
+        "most_unknown": 100,
+        "unknown_wait": "0s",
     }
     return SayVU("sayvu", SayVUConfig.model_validate({**section, **options}))
 
@@ -74,6 +76,7 @@ async def tried(relay: Line, **arguments: Any) -> Receipt | DeliveryError | None
     return await relay.attempt()
 
 
+BUDGET: dict[str, Any] = {"most_unknown": 2, "unknown_wait": "5m"}
 REPORT: dict[str, Any] = {"category": "3", "location": PLACE, "description": "Panic button"}
 
 
@@ -212,7 +215,7 @@ async def test_a_report_of_which_nobody_can_tell_is_sent_twice_more_with_minutes
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uptime = Uptime(monkeypatch)
-    async with played(tmp_path) as (sandbox, relay):
+    async with played(tmp_path, BUDGET) as (sandbox, relay):
         sandbox.script("report lose")
         await press(relay)
         for _ in range(6):
@@ -354,6 +357,50 @@ async def test_a_power_cut_among_lines_loses_none_of_them(tmp_path: Path, is_sto
         for _ in range(3):
             assert isinstance(await relay.attempt(), Receipt)
     assert set(sandbox.reports[FIRST].lines) == {"one", "two", "three"}
+
+
+async def test_lines_in_doubt_go_again_together_within_one_budget_and_newer_ones_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uptime = Uptime(monkeypatch)
+    async with played(tmp_path, BUDGET) as (sandbox, relay):
+        number = await reported(relay)
+        sandbox.script("message lose")
+        for text in ("one", "two", "three"):
+            await say(relay, text, number)
+        for _ in range(9):
+            await relay.attempt()
+        assert sandbox.count("message") == 2
+        await relay.restart()
+        uptime.seconds += 300
+        for _ in range(9):
+            await relay.attempt()
+        assert sandbox.count("message") == 3
+        assert sandbox.reports[FIRST].lines == ["one", "two", "three"] * 3
+        assert relay.spool.counters.dead == 3
+        sandbox.script()
+        await say(relay, "four", number)
+        assert isinstance(await relay.attempt(), Receipt)
+        assert sandbox.reports[FIRST].lines[9:] == ["four"]
+
+
+async def test_an_image_of_which_nobody_can_tell_is_sent_twice_more_and_then_left_to_a_person(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uptime = Uptime(monkeypatch)
+    async with played(tmp_path, BUDGET) as (sandbox, relay):
+        number = await reported(relay)
+        sandbox.script("image lose")
+        await relay.put(b"image", action="image", report_id=number)
+        for _ in range(4):
+            await relay.attempt()
+        assert sandbox.count("image") == 2
+        uptime.seconds += 300
+        await relay.attempt()
+        outcome = await relay.attempt()
+        assert isinstance(outcome, Rejected)
+        assert "look in the control center" in str(outcome)
+        assert len(sandbox.reports[FIRST].images) == 3
 
 
 @pytest.mark.parametrize("wanted", ["inner", "rooted"])

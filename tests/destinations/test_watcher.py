@@ -20,7 +20,7 @@ from relayd.sandbox import Sandbox
 from relayd.sandbox.watcher import PREFIX, Activation
 from relayd.surroundings import Surroundings
 from relayd.watcher_client import number, segment
-from tests.destinations.contract import DestinationContract
+from tests.destinations.contract import DestinationContract, Uptime
 from tests.destinations.driver import Line, PowerCut, line
 from tests.unit.wire import read_request, reply, speaking
 
@@ -40,6 +40,8 @@ def make(url: str, surroundings: Surroundings | None = None, **options: Any) -> 
         "password": {"env": "RELAYD_TEST_PASSWORD"},
         "connect_timeout": "2s",
         "answer_timeout": "400ms",
+        "most_unknown": 100,
+        "unknown_wait": "0s",
         "stall_timeout": "400ms",
     }
     return Watcher("watcher", WatcherConfig.model_validate({**section, **options}), surroundings)
@@ -183,6 +185,26 @@ async def test_every_documented_status_means_one_thing(tmp_path: Path, status: i
     assert isinstance(outcome, error)
     if error in (Rejected, NotAllowed):
         assert "some_code (In words)" in str(outcome)
+
+
+@pytest.mark.parametrize("fault", ["lose", "status 500", "garbage"])
+async def test_a_message_of_which_nobody_can_tell_is_sent_twice_more_with_minutes_between_and_then_left_to_a_person(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    uptime = Uptime(monkeypatch)
+    async with played(tmp_path, {"most_unknown": 2, "unknown_wait": "5m"}) as (sandbox, relay):
+        sandbox.script(f"tell {fault}")
+        await owe(relay)
+        for _ in range(6):
+            await relay.attempt()
+        assert sandbox.count("tell") == 2
+        await relay.restart()
+        uptime.seconds += 300
+        await relay.attempt()
+        outcome = await relay.attempt()
+        assert isinstance(outcome, Rejected)
+        assert "look in Watcher" in str(outcome)
+        assert sandbox.count("tell") == 3
 
 
 async def test_a_missing_right_is_named_and_keeps_the_message(tmp_path: Path) -> None:

@@ -190,6 +190,25 @@ async def test_a_lost_answer_leaves_a_spare_token_and_one_that_is_shown(tmp_path
             await relay.stop()
 
 
+async def test_a_server_that_loses_every_answer_makes_three_tokens_and_one_more_when_a_person_looks(
+    tmp_path: Path,
+) -> None:
+    async with Sandbox() as sandbox:
+        sandbox.script("activate lose")
+        relay = Relay(sandbox, tmp_path / "spool")
+        try:
+            await relay.start(GATE, most_unknown=2)
+            view = await relay.until("fault")
+            assert "asked for an activation token 3 times and its answers got lost" in view.reason
+            assert sandbox.count("activate", effect=True) == sandbox.count("activate") == 3
+            sandbox.script()
+            relay.destination.nudge()
+            await relay.token()
+            assert sandbox.count("activate") == 4
+        finally:
+            await relay.stop()
+
+
 async def test_a_token_that_is_gone_is_replaced_by_another_one(tmp_path: Path) -> None:
     async with kept(tmp_path, GATE) as (sandbox, relay):
         first = await relay.token()

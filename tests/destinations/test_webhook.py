@@ -15,12 +15,13 @@ from typing import Any, ClassVar
 import pytest
 from pydantic import ValidationError
 
+from relayd import clock
 from relayd.destinations.webhook import LARGEST_RECEIPT_BYTES, Webhook, WebhookConfig, signing_key
 from relayd.errors import DeliveryError, LoginRefused, Rejected, TryAgain, Unavailable
 from relayd.model import Kind, Receipt
 from relayd.sandbox import Sandbox
-from tests.destinations.contract import BROKEN, DeliveryContract
-from tests.destinations.driver import Line, line
+from tests.destinations.contract import BROKEN, DeliveryContract, Uptime
+from tests.destinations.driver import Line, PowerCut, line
 from tests.unit.wire import reply, speaking
 
 TOKEN, SECRET = "hook-token-hook-token-hook", "a key that signs"
@@ -34,11 +35,14 @@ def make(url: str, **options: Any) -> Webhook:
         "url": url if url.count("/") > 2 else url + "/webhook",
         "connect_timeout": "2s",
         "answer_timeout": "400ms",
+        "most_unknown": 100,
+        "unknown_wait": "0s",
         "stall_timeout": "400ms",
     }
     return Webhook("webhook", WebhookConfig.model_validate({**section, **options}))
 
 
+BUDGET: dict[str, Any] = {"most_unknown": 2, "unknown_wait": "5m"}
 SIGNED = {"token": {"env": "RELAYD_TEST_TOKEN"}, "secret": {"env": "RELAYD_TEST_SECRET"}}
 
 
@@ -169,13 +173,54 @@ async def test_every_try_of_a_delivery_has_the_same_key_and_body_and_other_deliv
 async def test_a_crash_between_the_post_and_its_record_posts_again_under_the_same_key(tmp_path: Path) -> None:
     async with played(tmp_path) as (sandbox, made):
         await message(made, b"1")
-        begun = await made._begin()
-        assert begun is not None
-        await made.destination.deliver(made._attempt(begun, None, is_stored=True))
+        with pytest.raises(PowerCut):
+            await made.attempt(dies_at="post", is_stored=False)
         await made.restart()
         await made.deliver(tries=1)
         assert sandbox.count("webhook") == 2
         assert len(sandbox.webhook_taken) == 1
+
+
+@pytest.mark.parametrize("fault", ["lose", "status 500", "portal"])
+async def test_an_answer_that_is_lost_is_followed_by_two_more_posts_with_minutes_between_and_then_by_a_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    uptime = Uptime(monkeypatch)
+    async with played(tmp_path, BUDGET) as (sandbox, made):
+        sandbox.script(f"webhook {fault}")
+        await message(made, b"1")
+        for _ in range(6):
+            await made.attempt()
+        assert sandbox.count("webhook") == 2
+        await made.restart()
+        uptime.seconds += 300
+        await made.attempt()
+        outcome = await made.attempt()
+        assert isinstance(outcome, Rejected)
+        assert "look in the receiver" in str(outcome)
+        assert sandbox.count("webhook") == 3
+        sandbox.script()
+        assert await made.spool.retry(None, None, now=clock.now()) == 1
+        assert "may have got it twice" in (await made.deliver(tries=1)).proof
+
+
+@pytest.mark.parametrize("said", [{"keeps_keys": True}, {"already": [409]}])
+async def test_a_server_that_keeps_the_keys_is_asked_until_it_answers(tmp_path: Path, said: dict[str, Any]) -> None:
+    async with played(tmp_path, {**BUDGET, **said}) as (sandbox, made):
+        sandbox.script("webhook#1-9 lose")
+        await message(made, b"1")
+        await made.deliver(tries=10)
+        assert sandbox.count("webhook") == 10
+        assert len(sandbox.webhook_taken) == 1
+
+
+@pytest.mark.parametrize("status", [429, 503, 301, 409])
+async def test_a_receiver_that_says_that_it_did_not_begin_is_asked_until_it_does(tmp_path: Path, status: int) -> None:
+    async with played(tmp_path, BUDGET) as (sandbox, made):
+        sandbox.script(f"webhook#1-9 status {status}")
+        await message(made, b"1")
+        await made.deliver(tries=10)
+        assert sandbox.count("webhook") == 10
 
 
 async def test_the_address_is_asked_exactly_as_it_is_written(tmp_path: Path) -> None:
