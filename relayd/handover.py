@@ -25,7 +25,8 @@ log = logging.getLogger("relayd.operations")
 
 BY_HAND = "hand"
 """The source of items that were handed over."""
-_RULE = "by hand"
+RULE = "by hand"
+"""Stands for a rule in what a person asked for."""
 
 
 class HandOver:
@@ -117,7 +118,7 @@ class HandOver:
 
 
 def _order(destination: str, action: str, arguments: Fields, priority: Priority) -> Order:
-    return Order(destination=destination, action=action, priority=priority, rule=_RULE, arguments=arguments)
+    return Order(destination=destination, action=action, priority=priority, rule=RULE, arguments=arguments)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -56,10 +56,16 @@ async def tidy(spool: Spool, config: SpoolConfig) -> None:
             lambda: spool.expire_unclaimed(now=now, keep_unclaimed=config.keep_unclaimed),
         ),
         (
+            "contents of delivered items let go",
+            lambda: spool.free_delivered(
+                now=now, keep_content=config.keep_content, keep_unclaimed=config.keep_unclaimed
+            ),
+        ),
+        (
             "finished items forgotten",
             lambda: spool.purge(now=now, keep_delivered=config.keep_delivered, keep_dead=config.keep_dead),
         ),
-        ("items evicted for want of room", lambda: spool.evict_if_needed(now=now)),
+        ("items let go for want of room", lambda: spool.evict_if_needed(now=now)),
     ]
     for words, chore in chores:
         done = await _all_of(chore)

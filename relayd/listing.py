@@ -6,7 +6,7 @@ Promises: pure; no I/O and no clock of its own. Field names are the same on the 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -22,6 +22,7 @@ from relayd.spool import (
     ItemSummary,
     MissedIncident,
     QuarantinedFile,
+    Resent,
 )
 
 ViewOf = Callable[[str], DestinationView | None]
@@ -64,6 +65,21 @@ def quarantined_row(entry: QuarantinedFile, path: str | None) -> dict[str, Any]:
         "trouble": [],
         "deliveries": [],
     }
+
+
+def resent_row(one: Resent, alarms: Collection[str]) -> dict[str, Any]:
+    """One item that is sent again; `alarms` are its actions that reach people at once."""
+    return {
+        "item": one.item_id,
+        "name": one.name,
+        "actions": list(one.actions),
+        "alarms": [action for action in one.actions if action in alarms],
+    }
+
+
+def left_row(one: Resent) -> dict[str, Any]:
+    """One item that is not sent again, and why."""
+    return {"item": one.item_id, "name": one.name or None, "why": one.why}
 
 
 def item_document(detail: ItemDetail) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a person may do to the queue: look, ask why, retry, drop; `pausing` and `handover` are the rest.
+"""What a person may do to the queue: look, ask why, retry, resend, drop; `pausing` and `handover` are the rest.
 
 Promises: the control socket, the web page and fleet commands all come through here, so each means the same everywhere.
 Results are JSON documents; what cannot be done is a RelaydError in words.
@@ -20,11 +20,11 @@ from relayd.destinations.base import Destination
 from relayd.diagnosis import Views
 from relayd.errors import UnknownItem, UnknownName
 from relayd.files import printable
-from relayd.handover import HandOver
-from relayd.model import DestinationView
+from relayd.handover import RULE, HandOver
+from relayd.model import DestinationView, Priority
 from relayd.pausing import Pausing
 from relayd.sources.base import Source
-from relayd.spool import ItemDetail, QuarantinedFile, Spool
+from relayd.spool import ItemDetail, QuarantinedFile, Spool, Terms, Wanted
 from relayd.threads import in_own_thread
 
 log = logging.getLogger("relayd.operations")
@@ -190,6 +190,18 @@ class Operations:
         details = [await self._spool.item(item_id) for item_id in item_ids[:LIST_LIMIT]]
         left = [one for detail in details if detail for one in listing.left_by_retry(detail, destination)]
         return {"retried": retried, "left": left}
+
+    async def resend(self, wanted: list[str] | Wanted, to: str, priority: Priority) -> dict[str, Any]:
+        """Deliver again to one destination what it was delivered before, while its content is kept:
+        `{"resent": [{item, name, actions, alarms}], "left": [{item, name, why}], "more": whether more match}`."""
+        self._named(to)
+        destination = self._parts().destinations[to]
+        terms = Terms(destination=to, priority=priority, rule=RULE, never_late=destination.never_late)
+        done, is_more = await self._spool.resend(wanted, terms, now=clock.now())
+        resent = [listing.resent_row(one, destination.alarms) for one in done if not one.why]
+        left = [listing.left_row(one) for one in done if one.why]
+        log.info("sent again to %s, by hand: %d items; left as they are: %d", to, len(resent), len(left))
+        return {"resent": resent, "left": left, "more": is_more}
 
     async def drop(self, item_ids: list[str]) -> dict[str, Any]:
         """Give items up for good; their rows stay as dropped: `{"dropped": N}`. An absolute path is a file in

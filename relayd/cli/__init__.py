@@ -57,6 +57,7 @@ COMMANDS = {
     "explain": Entry("explain", "explain", "Dry run: which rules match, and what would be sent."),
     "send": Entry("queue", "send", "Hand files over by hand."),
     "retry": Entry("queue", "retry", "Try dead deliveries again."),
+    "resend": Entry("queue", "resend", "Deliver again what was delivered, while its content is kept."),
     "drop": Entry("queue", "drop", "Give items up for good, or remove files that are in quarantine."),
     "pause": Entry("queue", "pause", "Stop delivering to one destination, or to all, or taking from one source."),
     "resume": Entry("queue", "resume", "Deliver again to one destination, or to all, or take from one source again."),

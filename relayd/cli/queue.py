@@ -1,4 +1,4 @@
-"""Commands that change something at the running relay: send, retry, drop, pause, resume."""
+"""Commands that change something at the running relay: send, retry, resend, drop, pause, resume."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import click
 from relayd import clock
 from relayd.cli import FAILED, Options, tables
 from relayd.cli.client import Document, Relay, escaped, in_path, item_or_path
+from relayd.cli.moments import MOMENT
 from relayd.cli.phrases import relative
 from relayd.errors import Refused
 from relayd.files import printable, text_of
@@ -165,6 +166,56 @@ def retry(options: Options, item_ids: Sequence[str], is_all: bool, destination: 
         )
     if not is_all and not result["retried"]:
         raise Refused("none of these has a delivery that could be tried again; `relayd why ID` says where it stands")
+
+
+@click.command()
+@click.argument("which", metavar="ID...|[TEXT]", nargs=-1)
+@click.option("--since", type=MOMENT, help="Every item taken since then: 14:00, 2026-01-31T14:00Z, or 12h ago as 12h.")
+@click.option("--until", type=MOMENT, help="Only items taken before then.")
+@click.option("--source", metavar="NAME", help="Only items from this source.")
+@click.option("--to", "destination", metavar="NAME", required=True, help="The destination that was delivered them.")
+@click.option("--priority", type=click.Choice(PRIORITIES), default="normal", show_default=True, help="How urgently.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_obj
+def resend(
+    options: Options,
+    /,
+    which: Sequence[str],
+    since: str | None,
+    until: str | None,
+    source: str | None,
+    destination: str,
+    priority: str,
+    as_json: bool,
+) -> None:
+    """Deliver again what was delivered, while its content is kept.
+
+    Name the items, or say since when; TEXT is any part of their names. What followed a delivery then is not done again.
+    """
+    if since is None and (not which or until or source):
+        raise click.UsageError("Name the items, or say --since when.")
+    if since is not None and len(which) > 1:
+        raise click.UsageError("With --since, at most one TEXT.")
+    wanted = {"text": "".join(which), "since": since, "until": until, "source": source} if since else {}
+    ids = {} if since else {"items": list(which)}
+    result = Relay(options).post("/api/v1/resend", {**wanted, **ids, "to": destination, "priority": priority})
+    if as_json:
+        tables.show_json(result)
+    else:
+        _tell_resent(result, destination)
+    if not result["resent"]:
+        raise Refused("nothing was sent again" if result["left"] else "nothing was sent again: no item is like that")
+
+
+def _tell_resent(result: Document, destination: str) -> None:
+    for one in result["resent"]:
+        alarms = f", which people are told of at once: {', '.join(one['alarms'])}" if one["alarms"] else ""
+        actions = ", ".join(one["actions"])
+        click.echo(escaped(f"{one['item']} {one['name']}: sent again to {destination} ({actions}){alarms}"))
+    for one in result["left"]:
+        click.echo(escaped(f"{one['item']} {one['name'] or ''}".rstrip() + f": not sent again, {one['why']}"))
+    if result["more"]:
+        click.echo("More items are like that: say again, with a later --since.")
 
 
 @click.command()

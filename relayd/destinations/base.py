@@ -206,6 +206,12 @@ class Destination(ABC):
     """Action → the option of the section that, where it is set, stands in for what the action `needs`: then it is sent
     outside of incidents too, and within one it waits only for what something in the incident may still bring."""
 
+    alarms: ClassVar[frozenset[str]] = frozenset()
+    """Actions that reach people at once: who has something sent again is told so."""
+
+    never_late: ClassVar[frozenset[str]] = frozenset()
+    """Actions that are worth something only at the moment they are asked for: never sent again."""
+
     goes_over_link: ClassVar[bool] = True
     """Whether deliveries share the way to the outside with those to other destinations, so that they give way to what
     is more urgent."""

@@ -40,6 +40,7 @@ class Cachet(Destination):
         "component": ComponentArguments,
     }
     receipt_fields = frozenset({"incident_id"})
+    alarms = frozenset({"incident"})
 
     def __init__(self, name: str, config: CachetConfig, surroundings: Surroundings | None = None) -> None:
         self.name = name

@@ -54,6 +54,7 @@ class IncidentShare(Destination):
     opens: ClassVar = {"sms": ("stream_id",), "email": ("stream_id",)}
     needs: ClassVar = {"media": "stream_id"}
     spares: ClassVar = {"media": "stream_id"}
+    alarms = frozenset({"sms", "email"})
 
     def __init__(self, name: str, config: IncidentShareConfig, surroundings: Surroundings | None = None) -> None:
         self.name = name

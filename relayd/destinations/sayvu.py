@@ -59,6 +59,7 @@ class SayVU(Destination):
     receipt_fields = frozenset({"report_id", "public_url"})
     opens: ClassVar = {"report": ("report_id", "public_url")}
     needs: ClassVar = {"message": "report_id", "image": "report_id"}
+    alarms = frozenset({"report", "message"})
 
     def __init__(self, name: str, config: SayVUConfig, surroundings: Surroundings | None = None) -> None:
         self.name = name

@@ -47,6 +47,8 @@ class Watcher(Destination):
         "reboot": RebootArguments,
     }
     receipt_fields = frozenset({"token", "stream_name", "message_id"})
+    alarms = frozenset({"message"})
+    never_late = frozenset({"ptz", "reboot"})
 
     def __init__(self, name: str, config: WatcherConfig, surroundings: Surroundings | None = None) -> None:
         self.name = name

@@ -23,9 +23,11 @@ from relayd.spool.records import (
     MissedIncident,
     QuarantinedFile,
     Report,
+    Resent,
     SourceCounters,
     SpoolCounters,
 )
+from relayd.spool.resending import Terms, Wanted
 from relayd.spool.tying import Ties
 
 __all__ = [
@@ -43,12 +45,15 @@ __all__ = [
     "QuarantinedFile",
     "Remembered",
     "Report",
+    "Resent",
     "Room",
     "SourceCounters",
     "Spool",
     "SpoolConfig",
     "SpoolCounters",
+    "Terms",
     "Ties",
+    "Wanted",
     "check",
     "export",
     "move",

@@ -181,15 +181,18 @@ async def _make_room_for(engine: Engine, need: Need, priority: int, now: float) 
             return
 
 
-async def make_room(engine: Engine, lacking: Shortage, priority: int | None, *, now: float) -> int:
+async def make_room(
+    engine: Engine, lacking: Shortage, priority: int | None, *, now: float, is_spare: bool = False
+) -> int:
     """Let go of what is enough, as far as that is there; how many items went, their space returned. 0: nothing may go
-    for this newcomer, or nothing is gained by it."""
+    for this newcomer, or nothing is gained by it. With `is_spare` only the content of what was delivered goes."""
     room = evicting.Room(
         bytes_wanted=lacking.bytes_missing,
         media_wanted=lacking.media_missing,
         inodes_wanted=lacking.inodes_missing,
         priority=priority,
         when_full=engine.config.when_full,
+        is_spare=is_spare,
     )
     planned = await engine.browse(evicting.plan, room)
     gain = evicting.Gain()

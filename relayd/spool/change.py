@@ -20,6 +20,8 @@ Key = tuple[str, str]
 SPOOL = ""
 INCIDENTS = "incidents"
 CLOCK = "clock"
+KEPT_BYTES = "kept_media_bytes"
+"""Counts the media of what was delivered, in whole blocks: it gives way to whatever else comes."""
 
 
 def source_subject(name: str) -> str:
@@ -34,13 +36,14 @@ def destination_subject(name: str) -> str:
 class Change:
     """What an operation is given. `freed` are ids of items whose media goes after the commit; `events_kept` is how many
     events for the fleet may wait, 0 if nobody wants any. `collected` are the sources that incidents collect from: their
-    media stays for a while after it was delivered. `touched` are incidents in which what others wait for came or went,
-    and when; `unsettled` are those that were not looked after to the end. `times` turns the wall clock into steady
-    time, in which every age and wait is kept."""
+    media stays for a while after it was delivered; with `keeps_content` all media does. `touched` are incidents in
+    which what others wait for came or went, and when; `unsettled` are those that were not looked after to the end.
+    `times` turns the wall clock into steady time, in which every age and wait is kept."""
 
     db: sqlite3.Connection
     events_kept: int = 0
     collected: frozenset[str] = frozenset()
+    keeps_content: bool = False
     times: Timeline = field(default_factory=Timeline)
     has_events: bool = False
     has_incidents: bool = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 
 from relayd.model import State
-from relayd.spool.change import INCIDENTS, SPOOL, Key, destination_subject, source_subject
+from relayd.spool.change import INCIDENTS, KEPT_BYTES, SPOOL, Key, destination_subject, source_subject
 from relayd.spool.limits import BLOCK_BYTES
 
 
@@ -57,10 +57,11 @@ def _spool(db: sqlite3.Connection) -> dict[Key, int]:
     counted[SPOOL, "accepted"] = stored + sum(purged.values())
     sums = db.execute(
         "SELECT coalesce(sum(size_bytes), 0), coalesce(sum((size_bytes + ?1 - 1) / ?1 * ?1)"
-        " FILTER (WHERE kind = 'media'), 0) FROM items WHERE has_content = 1",
+        " FILTER (WHERE kind = 'media'), 0), coalesce(sum((size_bytes + ?1 - 1) / ?1 * ?1)"
+        " FILTER (WHERE kind = 'media' AND state = 'delivered'), 0) FROM items WHERE has_content = 1",
         (BLOCK_BYTES,),
     ).fetchone()
-    counted[SPOOL, "bytes"], counted[SPOOL, "media_bytes"] = sums[0], sums[1]
+    counted[SPOOL, "bytes"], counted[SPOOL, "media_bytes"], counted[SPOOL, KEPT_BYTES] = sums
     return counted
 
 

@@ -1,6 +1,7 @@
-"""What people ask of the spool: lists, details, retry, drop, notes, and the counters.
+"""What people ask of the spool: lists, details, retry, resend, drop, notes, and the counters.
 
-Promises: lists are pages; nothing here waits for a delivery. `retry` and `drop` are committed when they return.
+Promises: lists are pages; nothing here waits for a delivery. `retry`, `resend` and `drop` are committed when they
+return.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from functools import partial
 from typing import TypeVar
 
 from relayd.model import State
-from relayd.spool import lists, upkeep
+from relayd.spool import lists, resending, upkeep
 from relayd.spool.change import INCIDENTS, Change
 from relayd.spool.engine import Engine
 from relayd.spool.limits import Disk, Room
-from relayd.spool.records import ItemDetail, ItemSummary, QuarantinedFile, SpoolCounters
+from relayd.spool.records import ItemDetail, ItemSummary, QuarantinedFile, Resent, SpoolCounters
 from relayd.spool.writer import Operation
 
 T = TypeVar("T")
 
 NAMED_AT_ONCE = 200
+MOST_RESENT = 10_000
+"""Items that are looked at for one `resend`."""
 
 
 class Desk:
@@ -75,6 +78,26 @@ class Desk:
             count, after = await self._write(partial(upkeep.retry_all, destination=destination, after=after, now=now))
             total += count
         return total
+
+    async def resend(
+        self, wanted: Sequence[str] | resending.Wanted, terms: resending.Terms, *, now: float
+    ) -> tuple[list[Resent], bool]:
+        """Deliver these items again, oldest first, MOST_RESENT at the most; what came of each, and whether there are
+        more. A commit for each page: what was said to be sent again is, and asked again it is under way already."""
+        done: list[Resent] = []
+        after: int | None = 0
+        while after is not None and len(done) < MOST_RESENT:
+            page, after = await self._page_of(wanted, after)
+            done += await self._write(partial(resending.resend, item_ids=page, terms=terms, now=now))
+        return done, after is not None
+
+    async def _page_of(self, wanted: Sequence[str] | resending.Wanted, after: int) -> tuple[Sequence[str], int | None]:
+        """Ids, and where the next page begins; None after the last one."""
+        if isinstance(wanted, resending.Wanted):
+            found = await self._engine.browse(resending.find, wanted, after=after, limit=NAMED_AT_ONCE)
+            return [item_id for _, item_id in found], found[-1][0] if len(found) == NAMED_AT_ONCE else None
+        end = after + NAMED_AT_ONCE
+        return wanted[after:end], end if end < len(wanted) else None
 
     async def drop(self, item_ids: Sequence[str], *, now: float) -> int:
         """Give items up for good: their deliveries are dropped, their content goes. How many items."""

@@ -19,7 +19,7 @@ from typing import BinaryIO
 from relayd import clock
 from relayd.model import Capture, Delivery, Item, Kind, Known, Order, Origin, Outcome, Priority, Receipt, State
 from relayd.spool import accepting, arriving, delivering, lists, picking, sharing, siblings, upkeep
-from relayd.spool.change import Change
+from relayd.spool.change import KEPT_BYTES, Change
 from relayd.spool.correspondence import Correspondence
 from relayd.spool.damage import look_for_damage
 from relayd.spool.engine import Engine, Hint
@@ -37,6 +37,8 @@ from relayd.threads import in_own_thread
 
 log = logging.getLogger("relayd.spool")
 
+SPARE_INODES = 1_000
+"""So many files may come between two looks before a put has to make room by itself."""
 GIVEN_BACK_AT_ONCE = 50
 """Portions of spare pages that one purge returns to the disk, each in a commit of its own."""
 
@@ -64,7 +66,7 @@ class Spool(Holder):
 
     def adopt(self, config: SpoolConfig) -> None:
         """From now on these limits and times hold; the path stays what it was when the spool was opened."""
-        self._engine.config = config.model_copy(update={"path": self._engine.config.path})
+        self._engine.adopt(config.model_copy(update={"path": self._engine.config.path}))
 
     async def close(self) -> None:
         """Finish what was begun, join every thread, and let go of the folder."""
@@ -273,6 +275,12 @@ class Spool(Holder):
         """Let go of media that no rule wanted."""
         return await self._write(partial(upkeep.expire_unclaimed, now=now, keep_unclaimed=keep_unclaimed))
 
+    async def free_delivered(self, *, now: float, keep_content: float, keep_unclaimed: float) -> int:
+        """Let go of the media of what was delivered long enough ago; no earlier than an incident could claim it."""
+        return await self._write(
+            partial(upkeep.free_delivered, now=now, keep_content=keep_content, keep_unclaimed=keep_unclaimed)
+        )
+
     async def purge(self, *, now: float, keep_delivered: float, keep_dead: float) -> int:
         """Forget what ended long enough ago, and return the database's spare pages to the disk."""
         count = await self._write(partial(upkeep.purge, now=now, keep_delivered=keep_delivered, keep_dead=keep_dead))
@@ -282,12 +290,18 @@ class Spool(Holder):
         return count
 
     async def evict_if_needed(self, *, now: float) -> int:
-        """Back within the limits, as far as what nobody is owed goes (see `when_full`)."""
+        """Back within the limits, as far as what nobody is owed goes (see `when_full`). The content of what was
+        delivered goes some way before that, so that hardly a put has to wait until it is gone."""
         engine = self._engine
         await engine.keep_headroom()
         async with engine.making_room:
             lacking = engine.missing(Need(size_bytes=1, inodes=1), Priority.EMERGENCY)
-            return 0 if lacking is None else await arriving.make_room(engine, lacking, None, now=now)
+            if lacking is not None:
+                return await arriving.make_room(engine, lacking, None, now=now)
+            lacking = engine.missing(Need(size_bytes=engine.config.spare_bytes, inodes=SPARE_INODES), Priority.NORMAL)
+            if lacking is None or not engine.tally.value(KEPT_BYTES):
+                return 0
+            return await arriving.make_room(engine, lacking, None, now=now, is_spare=True)
 
     async def note_time(self) -> None:
         """Make sure that ages do not forget, at a power cut, the time in which nothing was written."""

@@ -19,7 +19,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from relayd import clock
 from relayd.errors import SpoolDamaged, SpoolError, SpoolFull, SpoolUnwritable
 from relayd.spool import database, lists, timekeeping, waiting
-from relayd.spool.change import INCIDENTS, Change, Tally
+from relayd.spool.change import INCIDENTS, KEPT_BYTES, Change, Tally
 from relayd.spool.database import DatabaseSize
 from relayd.spool.limits import Disk, Need, Room, Shortage, SpoolConfig, Used, room, shortage
 from relayd.spool.media import SpoolFolder
@@ -73,7 +73,6 @@ class Engine:
     """Built by `Engine.open`, in a thread and in the loop; ended by `close`."""
 
     def __init__(self, config: SpoolConfig, folder: SpoolFolder, db: sqlite3.Connection) -> None:
-        self.config = config
         self.folder = folder
         self.path = folder.root / database.FILE_NAME
         self.tally = Tally()
@@ -111,7 +110,13 @@ class Engine:
             follow=timekeeping.follow,
             times=timekeeping.read(db),
         )
+        self.adopt(config)
         self.writer.start()
+
+    def adopt(self, config: SpoolConfig) -> None:
+        """From now on these limits and times hold."""
+        self.config = config
+        self.writer.keeps_content = config.keep_content > 0
 
     # --- doing
 
@@ -211,6 +216,7 @@ class Engine:
             self.config,
             disk,
             used_bytes=self.used_bytes,
+            kept_bytes=self.tally.value(KEPT_BYTES),
             claimed=self.claimed,
             refusal="" if lacking is None else lacking.text,
             unwritable=self._why_unwritable(disk),

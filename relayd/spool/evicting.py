@@ -38,13 +38,15 @@ _COLUMNS = "seq, id, kind, size_bytes, state, priority, has_content, ended_at, t
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
     """Room that is wanted; of `bytes_wanted`, `media_wanted` can only come from files. `priority` is the newcomer's;
-    None when nobody waits for it, only a limit is exceeded."""
+    None when nobody waits for it, only a limit is exceeded. `is_spare`: nothing but the content of what was delivered
+    goes for it."""
 
     bytes_wanted: int
     inodes_wanted: int
     priority: int | None
     when_full: str
     media_wanted: int = 0
+    is_spare: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,7 @@ class Gain:
             inodes_wanted=max(0, room.inodes_wanted - self.inodes),
             priority=room.priority,
             when_full=room.when_full,
+            is_spare=room.is_spare,
         )
 
     @property
@@ -131,6 +134,8 @@ def _candidates(db: sqlite3.Connection, room: Room) -> Iterator[sqlite3.Row]:
     """Contents of what was delivered, records, what nobody wanted; then dead ones and living ones by urgency."""
     for priority in range(UNCLAIMED, -1, -1):
         yield from _with_content(db, priority, State.DELIVERED, " AND kind = 'media'")
+    if room.is_spare:
+        return
     if room.bytes_wanted > room.media_wanted:
         for state in _ENDED:
             yield from _records(db, state)
@@ -170,6 +175,8 @@ def _expected(row: sqlite3.Row) -> Gain:
 
 def _may_go(row: sqlite3.Row, room: Room) -> bool:
     """Looked at again: what was planned may have changed since."""
+    if room.is_spare and row["state"] != State.DELIVERED:
+        return False
     if row["state"] in (State.DELIVERED, State.UNCLAIMED) or not row["has_content"]:
         return bool(row["state"] != State.PENDING)
     if row["state"] == State.PENDING:

@@ -45,7 +45,10 @@ class SpoolConfig(Section):
     """What makes room. `evict-lower`: an undelivered item only for one of a higher priority; equals wait at their
     source. `evict-oldest`: the oldest of the same priority, too. `wait`: nothing undelivered is ever given up."""
     keep_delivered: Duration = written("30d", ge=0)
-    """How long the record of a delivered item stays in the lists; its media goes at once."""
+    """How long the record of a delivered item stays in the lists, and its content at the most."""
+    keep_content: Duration = written("1d", ge=0)
+    """How long media is kept after it was delivered, so that `relayd resend` can send it again; it is the first to go
+    when room is needed. "0s": it goes at once."""
     keep_dead: Duration = written("30d", ge=0)
     """How long a dead or expired item is kept for `relayd retry`, media included; and the record of a dropped one."""
     keep_unclaimed: Duration = written("10m", ge=0)
@@ -57,6 +60,11 @@ class SpoolConfig(Section):
     def own_bytes(self) -> int:
         """What the write-ahead log, and the headroom for a full disk, take of `max_size`: this much each."""
         return min(4 * 2**20, self.max_size // 16)
+
+    @property
+    def spare_bytes(self) -> int:
+        """So much is free of delivered content ahead of what comes."""
+        return min(256 * 2**20, self.max_size // 16)
 
     @property
     def events_kept(self) -> int:
@@ -100,10 +108,10 @@ class Shortage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
-    """What may still be put that is no emergency. `limit` is the setting that comes first; `left_inodes` is None where
-    the file system has no fixed number of them, else what is left above `inode_floor`. `refusal` is why something was
-    refused not long ago, as long as that is so; else empty. `unwritable` is why its disk takes nothing at all, else
-    empty."""
+    """What may still be put that is no emergency; the content of what was delivered counts as room. `limit` is the
+    setting that comes first; `left_inodes` is None where the file system has no fixed number of them, else what is left
+    above `inode_floor`. `refusal` is why something was refused not long ago, as long as that is so; else empty.
+    `unwritable` is why its disk takes nothing at all, else empty."""
 
     used_bytes: int
     max_bytes: int
@@ -222,11 +230,19 @@ def shortage(
 
 
 def room(
-    config: SpoolConfig, disk: Disk, *, used_bytes: int, claimed: Need, refusal: str, unwritable: str = ""
+    config: SpoolConfig,
+    disk: Disk,
+    *,
+    used_bytes: int,
+    kept_bytes: int,
+    claimed: Need,
+    refusal: str,
+    unwritable: str = "",
 ) -> Room:
-    """What is left now; see `Room`."""
+    """What is left now, see `Room`; `kept_bytes` of what is used give way to whatever comes."""
+    used_bytes -= kept_bytes
     within_size = config.max_size - config.reserve_bytes - used_bytes - claimed.total_bytes
-    on_this_disk = disk.free_bytes - config.floor_bytes(disk) - claimed.total_bytes
+    on_this_disk = disk.free_bytes + kept_bytes - config.floor_bytes(disk) - claimed.total_bytes
     floor = config.floor_inodes(disk)
     return Room(
         used_bytes=used_bytes,

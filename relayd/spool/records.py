@@ -104,6 +104,16 @@ class IncidentSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Resent:
+    """What came of one item that a person wants sent again: by which `actions`, or `why` not; one of them is empty."""
+
+    item_id: str
+    name: str = ""
+    actions: tuple[str, ...] = ()
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QuarantinedFile:
     """A file that stays where the technician finds it. `path` is below the source's folder, raw bytes."""
 

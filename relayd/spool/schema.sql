@@ -37,6 +37,8 @@ CREATE INDEX items_kept ON items (priority, state, seq) WHERE has_content = 1;
 CREATE INDEX items_media ON items (seq) WHERE kind = 'media' AND has_content = 1;
 -- What may be forgotten.
 CREATE INDEX items_ended ON items (state, ended_steady) WHERE ended_steady IS NOT NULL;
+-- Media that is kept although it was delivered, so that it can be sent again.
+CREATE INDEX items_delivered ON items (ended_steady) WHERE state = 'delivered' AND kind = 'media' AND has_content = 1;
 -- From a file in a drop folder to its item.
 CREATE INDEX items_origin ON items (source, origin_path) WHERE origin_path IS NOT NULL;
 -- What sources have not let go of yet.

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from relayd.incidents import bare, remote_names
 from relayd.model import JSON, Fields, Kind, Order, Priority, State
-from relayd.spool.change import Change, destination_subject
+from relayd.spool.change import KEPT_BYTES, Change, destination_subject
 from relayd.spool.limits import on_disk
 from relayd.spool.missed import is_owed_a_reason
 from relayd.spool.outbox import report_end
@@ -118,7 +118,9 @@ def settle(change: Change, item: int, *, now: float) -> State:
 
 def set_item_state(change: Change, item: int, state: State, *, reason: str = "", now: float) -> State:
     """For `settle`, and for items that have no deliveries to follow from."""
-    row = change.db.execute("SELECT state, kind, source FROM items WHERE seq = ?", (item,)).fetchone()
+    row = change.db.execute(
+        "SELECT state, kind, source, size_bytes, has_content FROM items WHERE seq = ?", (item,)
+    ).fetchone()
     if row["state"] != state:
         change.db.execute(
             "UPDATE items SET state = ?, reason = ?, ended_at = ?, ended_steady = ? WHERE seq = ?",
@@ -126,7 +128,11 @@ def set_item_state(change: Change, item: int, state: State, *, reason: str = "",
         )
         change.count(row["state"], -1)
         change.count(state, 1)
-    if state is State.DELIVERED and row["kind"] == Kind.MEDIA and row["source"] not in change.collected:
+        if row["kind"] == Kind.MEDIA and row["has_content"]:
+            is_kept = int(state is State.DELIVERED) - int(row["state"] == State.DELIVERED)
+            change.count(KEPT_BYTES, is_kept * on_disk(row["size_bytes"]))
+    is_wanted = change.keeps_content or row["source"] in change.collected
+    if state is State.DELIVERED and row["kind"] == Kind.MEDIA and not is_wanted:
         free_content(change, item)
     return state
 
@@ -138,7 +144,9 @@ def _ended(change: Change, state: State, now: float) -> tuple[float | None, floa
 
 def free_content(change: Change, item: int) -> int:
     """Let go of an item's media or payload; how many bytes that gives back."""
-    row = change.db.execute("SELECT id, kind, size_bytes, has_content FROM items WHERE seq = ?", (item,)).fetchone()
+    row = change.db.execute(
+        "SELECT id, kind, state, size_bytes, has_content FROM items WHERE seq = ?", (item,)
+    ).fetchone()
     if not row["has_content"]:
         return 0
     change.db.execute("UPDATE items SET has_content = 0, payload = NULL WHERE seq = ?", (item,))
@@ -146,6 +154,8 @@ def free_content(change: Change, item: int) -> int:
     change.count("bytes", -size_bytes)
     if row["kind"] == Kind.MEDIA:
         change.count("media_bytes", -on_disk(size_bytes))
+        if row["state"] == State.DELIVERED:
+            change.count(KEPT_BYTES, -on_disk(size_bytes))
         change.freed.append(row["id"])
     return size_bytes
 

@@ -113,7 +113,7 @@ def expire(change: Change, *, now: float, give_up_after: float, min_attempts: in
 
 
 def expire_unclaimed(change: Change, *, now: float, keep_unclaimed: float) -> int:
-    """Let go of what no rule wanted and no incident claimed in time; and of what was delivered and stayed for that."""
+    """Let go of what no rule wanted and no incident claimed in time."""
     rows = change.db.execute(
         "SELECT seq, taken_steady, trouble FROM items INDEXED BY items_kept WHERE has_content = 1 AND priority = ?"
         " AND state = 'unclaimed' ORDER BY seq LIMIT ?",
@@ -122,21 +122,22 @@ def expire_unclaimed(change: Change, *, now: float, keep_unclaimed: float) -> in
     old = _older(rows, change.times.steady(now) - keep_unclaimed)
     for row in old:
         let_go_unclaimed(change, row, now=now)
-    return len(old) + _free_delivered(change, now, keep_unclaimed)
-
-
-def _free_delivered(change: Change, now: float, keep_seconds: float) -> int:
-    if not change.collected:
-        return 0
-    rows = change.db.execute(
-        "SELECT seq, taken_steady FROM items INDEXED BY items_media WHERE kind = 'media' AND has_content = 1"
-        " AND state = 'delivered' ORDER BY seq LIMIT ?",
-        (AT_ONCE,),
-    ).fetchall()
-    old = _older(rows, change.times.steady(now) - keep_seconds)
-    for row in old:
-        free_content(change, row["seq"])
     return len(old)
+
+
+def free_delivered(change: Change, *, now: float, keep_content: float, keep_unclaimed: float) -> int:
+    """Let go of media that was delivered so long ago; where incidents collect, not before it is too old for one."""
+    steady = change.times.steady(now)
+    marks = ", ".join("?" * len(change.collected))
+    rows = change.db.execute(
+        "SELECT seq FROM items INDEXED BY items_delivered WHERE state = 'delivered' AND kind = 'media'"  # noqa: S608
+        f" AND has_content = 1 AND ended_steady <= ? AND (taken_steady <= ? OR source NOT IN ({marks}))"
+        " ORDER BY ended_steady LIMIT ?",
+        (steady - keep_content, steady - keep_unclaimed, *change.collected, AT_ONCE),
+    ).fetchall()
+    for row in rows:
+        free_content(change, row["seq"])
+    return len(rows)
 
 
 def _older(rows: Sequence[sqlite3.Row], taken_before: float) -> list[sqlite3.Row]:

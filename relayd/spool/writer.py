@@ -97,6 +97,7 @@ class Writer:
         self.failed_last = False
         self.events_kept = 0
         self.collected: frozenset[str] = frozenset()
+        self.keeps_content = False
 
     def start(self) -> None:
         self._thread.start()
@@ -171,7 +172,7 @@ class Writer:
 
     def _commit(self, group: list[_Job]) -> tuple[list[_End], Change]:
         db = self._db
-        whole = Change(db, self.events_kept, self.collected, self.times)
+        whole = Change(db, self.events_kept, self.collected, self.keeps_content, self.times)
         db.execute("BEGIN IMMEDIATE")
         self._follow(whole)
         changes_before = db.total_changes
@@ -190,7 +191,7 @@ class Writer:
     def _attempt(self, job: _Job, whole: Change) -> _End:
         """One operation in its own savepoint. Raises only what spoils the group."""
         db = self._db
-        change = Change(db, whole.events_kept, whole.collected, whole.times)
+        change = Change(db, whole.events_kept, whole.collected, whole.keeps_content, whole.times)
         db.execute("SAVEPOINT operation")
         try:
             result = job.operation(change)

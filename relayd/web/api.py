@@ -63,6 +63,7 @@ def build(operations: Operations, admit: Admit) -> web.Application:
             web.get("/api/v1/items", handlers.items),
             web.get("/api/v1/items/{id}", handlers.item),
             web.post("/api/v1/items/{id}/retry", handlers.retry_one),
+            web.post("/api/v1/items/{id}/resend", handlers.resend_one),
             web.post("/api/v1/items/{id}/drop", handlers.drop_one),
             web.get("/api/v1/incidents", handlers.incidents),
             web.get("/api/v1/incidents/{id}", handlers.incident),
@@ -70,6 +71,7 @@ def build(operations: Operations, admit: Admit) -> web.Application:
             web.get("/api/v1/why", handlers.why),
             web.get("/api/v1/cameras", handlers.cameras),
             web.post("/api/v1/retry", handlers.retry),
+            web.post("/api/v1/resend", handlers.resend),
             web.post("/api/v1/drop", handlers.drop),
             web.post("/api/v1/pause", handlers.pause),
             web.post("/api/v1/resume", handlers.resume),
@@ -136,6 +138,14 @@ class Handlers:
     async def retry_one(self, request: web.Request) -> web.Response:
         wanted = await _body(request, asked.RetryOneAsked)
         return _answer(await self._operations.retry([request.match_info["id"]], wanted.destination))
+
+    async def resend(self, request: web.Request) -> web.Response:
+        wanted = await _body(request, asked.ResendAsked)
+        return _answer(await self._operations.resend(wanted.wanted(), wanted.to, wanted.urgency()))
+
+    async def resend_one(self, request: web.Request) -> web.Response:
+        wanted = await _body(request, asked.ResendOneAsked)
+        return _answer(await self._operations.resend([request.match_info["id"]], wanted.to, wanted.urgency()))
 
     async def drop(self, request: web.Request) -> web.Response:
         wanted = await _body(request, asked.DropAsked)

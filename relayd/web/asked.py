@@ -9,10 +9,20 @@ import json
 import urllib.parse
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainValidator, ValidationError
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 
 from relayd.errors import WrongRequest
 from relayd.model import Priority
+from relayd.spool import Wanted
 
 LONGEST_NAME = 4096
 MOST_ITEMS = 10_000
@@ -31,6 +41,7 @@ FileName = Annotated[str, PlainValidator(_file_name)]
 """Unlike Name, it may hold bytes that are no UTF-8, as surrogate escapes."""
 
 
+PriorityWord = Literal["emergency", "high", "normal", "bulk"]
 ItemState = Literal["pending", "delivered", "dead", "evicted", "expired", "unclaimed", "dropped", "quarantined"]
 
 
@@ -83,6 +94,41 @@ class DropAsked(Asked):
     items: list[FileName] = Field(min_length=1, max_length=MOST_ITEMS)
 
 
+class ResendOneAsked(Asked):
+    """`POST /api/v1/items/{id}/resend`"""
+
+    to: Name
+    priority: PriorityWord = "normal"
+
+    def urgency(self) -> Priority:
+        return Priority[self.priority.upper()]
+
+
+class ResendAsked(ResendOneAsked):
+    """`POST /api/v1/resend`: these items, or if `items` is null those that were taken from `since` until before
+    `until`, by one source, with `text` in the name."""
+
+    items: list[Name] | None = Field(default=None, min_length=1, max_length=MOST_ITEMS)
+    text: str = Field(default="", max_length=LONGEST_NAME)
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+    source: Name | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> ResendAsked:
+        if (self.items is None) == (self.since is None):
+            raise ValueError("name the items, or since when")
+        if self.items is not None and (self.text or self.until is not None or self.source is not None):
+            raise ValueError("text, until and source go with since, not with items")
+        return self
+
+    def wanted(self) -> list[str] | Wanted:
+        if self.items is not None or self.since is None:
+            return list(dict.fromkeys(self.items or ()))
+        until = None if self.until is None else self.until.timestamp()
+        return Wanted(text=self.text, since=self.since.timestamp(), until=until, source=self.source)
+
+
 class NothingAsked(Asked):
     """The address says it all."""
 
@@ -100,7 +146,7 @@ class SendAsked(Asked):
     name: FileName
     to: Name
     action: Name | None = None
-    priority: Literal["emergency", "high", "normal", "bulk"] = "normal"
+    priority: PriorityWord = "normal"
     arguments: str = "{}"
     as_it_is: bool = False
     modified_ns: int | None = Field(default=None, ge=0, lt=2**63)

@@ -93,7 +93,7 @@ def _calls(log: Path) -> Counter[str]:
 async def judge(template: Path, work: Path, said: list[dict[str, Any]]) -> list[str]:
     """Everything that is not as promised, in words. Takes over what was left, as the next start would."""
     wrong: list[str] = []
-    async with opened(config(work), NOW + 1) as spool:
+    async with opened(config(work, keep_content="1d"), NOW + 1) as spool:
         await spool.sweep()
         promised = [one for one in said if one["what"] == "put"]
         details = {one["id"]: await spool.item(one["id"]) for one in promised}
@@ -127,7 +127,7 @@ def _content(spool: Spool, detail: ItemDetail | None, one: dict[str, Any], *, wa
         with spool.open_media(detail.item.id) as media:
             found = hashlib.sha256(media.read()).hexdigest()
     else:
-        return [] if detail.state is State.DELIVERED else [f"{one['name']} is {detail.state} without its content"]
+        return [f"{one['name']} is {detail.state} without its content"]
     return [] if found == one["sha256"] == detail.item.sha256 else [f"{one['name']} is altered"]
 
 
@@ -135,6 +135,9 @@ def _happened(one: dict[str, Any], detail: ItemDetail | None, *, was_purged: boo
     """Whether what was said of a delivery is what its row says, or was followed by more."""
     if detail is None or one["what"] == "put":
         return []
+    if one["what"] == "resent":
+        times = sum(it.delivery.destination == "control-room" for it in detail.deliveries)
+        return [] if times == 2 else [f"a resend was promised, and there are {times} deliveries"]
     delivery = next((it for it in detail.deliveries if it.delivery.id == one["delivery"]), None)
     if delivery is None:
         return [f"{one['what']} was said of a delivery that is lost"]
@@ -145,9 +148,10 @@ def _happened(one: dict[str, Any], detail: ItemDetail | None, *, was_purged: boo
         "step": state is State.DELIVERED or delivery.steps.get("upload") == {"etag": "e"},
         "deferred": state is State.DELIVERED or len(delivery.attempts) == 1,
         "delivered": state is State.DELIVERED and delivery.receipt is not None,
+        "delivered again": state is State.DELIVERED and delivery.receipt is not None,
         "dead": state in (State.DEAD, State.PENDING),
     }[one["what"]]
-    owes_follow_up = one["what"] == "delivered" and delivery.delivery.then and len(detail.deliveries) != 2
+    owes_follow_up = one["what"] == "delivered" and delivery.delivery.then and len(detail.deliveries) < 2
     wrong = [] if is_right else [f"{one['what']} was said, but the delivery is {state}"]
     return [*wrong, "a follow-up is lost"] if owes_follow_up else wrong
 

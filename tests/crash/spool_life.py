@@ -16,17 +16,19 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 from relayd.errors import SpoolError
 from relayd.files import hold_lease
 from relayd.model import Capture, Item, Order, Outcome, Priority, Receipt, State
-from relayd.spool import Begun, Spool, engine
+from relayd.spool import Begun, Spool, Terms, disk_queue, engine
 from tests.spool.rig import NOW, camera_file, config, message, order
 
 T = TypeVar("T")
 TRIES = 6
+_OPENER = ThreadPoolExecutor(1)
 FOLLOW_UP = order("control-room", Priority.HIGH)
 
 
@@ -37,7 +39,7 @@ def say(what: str, **fields: Any) -> None:
 class Life:
     def __init__(self, work: Path, *, unlink_first: bool, is_stubborn: bool) -> None:
         self.drop = work / "drop"
-        self.config = config(work)
+        self.config = config(work, keep_content="1d")
         self.unlink_first = unlink_first
         self.is_stubborn = is_stubborn
 
@@ -50,6 +52,7 @@ class Life:
                 await self.take(spool, path)
             await self.tell(spool)
             await self.deliver(spool)
+            await self.resend(spool)
             await self.reject(spool)
             await self.tidy(spool)
         finally:
@@ -99,6 +102,18 @@ class Life:
         await self.surely(lambda: spool.record_delivered(number, Receipt(proof="p"), now=NOW))
         say("delivered", delivery=number, item=it.item.id)
 
+    async def resend(self, spool: Spool) -> None:
+        """What was delivered, once more, to the one that is owed nothing else."""
+        item_id = (await spool.items(state="delivered"))[0].item.id
+        terms = Terms(destination="control-room", priority=Priority.HIGH, rule="by hand")
+        done, _ = await self.surely(lambda: spool.resend([item_id], terms, now=NOW))
+        if not done[0].why:
+            say("resent", item=item_id)
+        it = await self.begin(spool, "control-room")
+        number = it.delivery.id
+        await self.surely(lambda: spool.record_delivered(number, Receipt(proof="p"), now=NOW))
+        say("delivered again", delivery=number, item=it.item.id)
+
     async def reject(self, spool: Spool) -> None:
         it = await self.begin(spool, "mqtt")
         number = it.delivery.id
@@ -120,6 +135,10 @@ class Life:
         return await work()
 
 
+async def _in_one_thread(what: str, do: Callable[..., T], *args: Any) -> T:
+    return await asyncio.get_running_loop().run_in_executor(_OPENER, do, *args)
+
+
 def _leased(capture: Capture) -> Capture:
     """With the proof that its writer is done, so that it is linked and not copied."""
     assert capture.file is not None
@@ -129,5 +148,6 @@ def _leased(capture: Capture) -> Capture:
 
 if __name__ == "__main__":
     engine.FILE_THREADS = 1  # strace counts calls thread by thread: one thread, one count
+    vars(disk_queue)["in_own_thread"] = _in_one_thread
     life = Life(Path(sys.argv[1]), unlink_first="--unlink-first" in sys.argv, is_stubborn="--stubborn" in sys.argv)
     asyncio.run(life.run())

@@ -17,6 +17,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from relayd.cli import queue
 from relayd.sandbox import Sandbox
 from tests.daemon.running import REPOSITORY, RunningRelay, wait_for
 
@@ -236,6 +237,41 @@ def test_a_dropped_item_ends_the_alerts_and_a_retry_says_what_it_did(relay: Runn
     assert (spool["dead"], spool["dropped"]) == (0, 1)
     assert relay.call("drop", sent).exit_code == 1
     assert "dropped" in relay.call("items", "show", sent).output
+
+
+def test_what_was_delivered_is_sent_again_by_name_or_by_time_and_the_rest_says_why_not(tmp_path: Path) -> None:
+    relay, disk = RunningRelay(tmp_path / "resending"), tmp_path / "disk"
+    disk.mkdir()
+    with relay.config.open("a") as config:
+        config.write(f'[destination.usb]\ntype = "folder"\npath = "{disk}"\n')
+    relay.start()
+    try:
+        sent = relay.json("send", picture(tmp_path / "a.jpg"), "--to", "usb", "--wait")["sent"][0]["id"]
+        waiting = relay.send(picture(tmp_path / "b.jpg"))
+        (disk / "a.jpg").unlink()
+        result = relay.call("resend", sent, waiting, "--to", "usb")
+        assert result.exit_code == 0, result.output
+        assert result.output.splitlines() == [
+            f"{sent} a.jpg: sent again to usb (copy)",
+            f"{waiting} b.jpg: not sent again, it was never delivered there",
+        ]
+        wait_for((disk / "a.jpg").exists, "it is there again")
+        wait_for(lambda: relay.json("items", "show", sent)["state"] == "delivered", "it is recorded")
+        answer = relay.json("resend", "A.J", "--since", "10m", "--until", "2100-01-01", "--to", "usb")
+        assert [one["item"] for one in answer["resent"]] == [sent]
+        assert answer["left"] == []
+        assert relay.call("resend", waiting, "--to", "usb").exit_code == 1
+        assert relay.call("resend", "--since", "10m", "--source", "camera", "--to", "usb").exit_code == 1
+        assert relay.call("resend", sent, "--to", "absent").exit_code == 1
+    finally:
+        relay.end()
+
+
+def test_a_report_that_is_sent_again_is_named_as_what_people_are_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    result = {"resent": [{"item": "1", "name": "press", "actions": ["report"], "alarms": ["report"]}]}
+    queue._tell_resent({**result, "left": [], "more": False}, "control-room")
+    said = capsys.readouterr().out
+    assert said == "1 press: sent again to control-room (report), which people are told of at once: report\n"
 
 
 # --- on a terminal

@@ -236,7 +236,7 @@ async def test_media_that_was_delivered_elsewhere_can_still_be_claimed_for_a_whi
     detail = await spool.item(old.id)
     assert detail is not None
     assert detail.has_content  # until keep_unclaimed is over
-    await spool.expire_unclaimed(now=scene.now + 500, keep_unclaimed=600)
+    await spool.free_delivered(now=scene.now + 500, keep_content=0, keep_unclaimed=600)
     detail = await spool.item(old.id)
     assert detail is not None
     assert (detail.has_content, detail.state) == (False, State.DELIVERED)

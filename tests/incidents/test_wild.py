@@ -128,6 +128,7 @@ class WildMachine(RuleBasedStateMachine):
         now = self.scene.now
         self.run(self.spool.expire(now=now, give_up_after=DAY, min_attempts=3))
         self.run(self.spool.expire_unclaimed(now=now, keep_unclaimed=600))
+        self.run(self.spool.free_delivered(now=now, keep_content=0, keep_unclaimed=600))
         self.run(self.spool.purge(now=now, keep_delivered=DAY, keep_dead=30 * DAY))
 
     @rule()

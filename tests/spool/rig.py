@@ -25,9 +25,10 @@ DAY = 86_400.0
 
 
 def config(path: Path, **settings: Any) -> SpoolConfig:
-    """Limits that do not depend on how full the disk of the machine is, unless a test says so."""
+    """Limits that do not depend on how full this disk is, and no content kept once it is delivered, unless a test says
+    so."""
     free = {"min_free": "0B", "min_free_percent": 0.0, "min_free_inodes_percent": 0.0}
-    return SpoolConfig(path=path / "spool", **(free | settings))
+    return SpoolConfig(path=path / "spool", **({"keep_content": "0s"} | free | settings))
 
 
 @contextlib.asynccontextmanager
@@ -161,9 +162,17 @@ async def begun(spool: Spool, to: str = "api", **settings: Any) -> Begun:
     return found
 
 
-async def make_way(spool: Spool, *, now: float, **wanted: int) -> Gain:
+async def make_way(
+    spool: Spool, *, now: float, bytes_wanted: int = 0, inodes_wanted: int = 0, media_wanted: int = 0
+) -> Gain:
     """As for an emergency that wants so much room, in one commit."""
-    room = Room(**{"bytes_wanted": 0, "inodes_wanted": 0} | wanted, priority=0, when_full="evict-lower")
+    room = Room(
+        bytes_wanted=bytes_wanted,
+        inodes_wanted=inodes_wanted,
+        media_wanted=media_wanted,
+        priority=0,
+        when_full="evict-lower",
+    )
     try:
         return await spool._write(lambda change: let_go(change, room, plan(change.db, room), now=now))
     except GainedNothing:

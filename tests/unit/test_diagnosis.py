@@ -176,7 +176,7 @@ async def test_a_refusal_that_no_source_repeats_is_over(spool: Spool, monkeypatc
 def room_on(path: Path, *, min_free: str = "1GB", **disk: Any) -> Room:
     settings = config(path, max_size="10GB", min_free=min_free, min_free_inodes_percent=1.0)
     whole = Disk(total_bytes=10**11, free_bytes=5 * 10**10, total_inodes=10**6, free_inodes=10**5)
-    return room(settings, replace(whole, **disk), used_bytes=10**6, claimed=Need(), refusal="")
+    return room(settings, replace(whole, **disk), used_bytes=10**6, kept_bytes=0, claimed=Need(), refusal="")
 
 
 @pytest.mark.parametrize(("free_bytes", "is_near"), [(260, False), (100, False), (40, True)])
