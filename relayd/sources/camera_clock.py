@@ -96,8 +96,7 @@ class CameraClock:
         if off is None or capture.file is None:
             return capture
         now = clock.now()
-        if clock.synchronization().is_synchronized is not False:
-            self._learn(capture, off, now)
+        self._learn(capture, off, now)
         moment = capture.captured_at - off.seconds
         is_ours = incidents.agrees(capture.captured_at, now)
         if not off.seconds or is_ours or moment > now + incidents.AGREEING_SECONDS:
@@ -110,6 +109,8 @@ class CameraClock:
         difference = incidents.zone_difference(capture.captured_at, by)
         if difference is None or (-HOUR_SECONDS <= difference < 0 and not capture.content_type.startswith("image/")):
             return
+        if difference != off.seconds and clock.synchronization().is_synchronized is False:
+            return  # it may be ours that is off
         before = self.reason
         if off.hear(difference, by):
             text = self.reason or f"no longer so: {before}"
