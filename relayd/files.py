@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import os
 import re
@@ -17,6 +18,7 @@ import stat
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from relayd import progress
 from relayd.errors import Quarantined, Unsettled
@@ -30,6 +32,7 @@ SYNC_BYTES = 16 * 2**20
 told from one that hangs, and no stop is heard."""
 LONGEST_SAFE_NAME = 120
 LONGEST_PRINTABLE = 400
+_CAP_LEASE = 28
 _COMPARED_BYTES, _MOST_COMPARED = 4096, 64
 
 # link(2) refuses, but a copy may well work: another file system, protected_hardlinks, too many links, no /proc, FAT.
@@ -132,6 +135,19 @@ def hold_lease(descriptor: int) -> bool | None:
     except OSError as error:
         return False if error.errno == errno.EAGAIN else None
     return True
+
+
+@functools.lru_cache(maxsize=1)
+def may_lease_of_others() -> bool:
+    """Whether leases on other users' files are given to this process: it has CAP_LEASE, in the machine's own user
+    namespace; the kernel asks for that one."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        users = Path("/proc/self/uid_map").read_text(encoding="ascii").split()
+    except OSError:
+        return False
+    effective = next((line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), "0")
+    return bool(int(effective, 16) >> _CAP_LEASE & 1) and users == ["0", "0", "4294967295"]
 
 
 def lease_is_whole(descriptor: int) -> bool:

@@ -52,7 +52,9 @@ class Intake:
             log.warning("%s from %s: %s", printable(capture.name), capture.source, trouble)
         if capture.earlier is not None and capture.earlier.is_same_content:
             corrected = await self._spool.correct(capture, decision.orders, now=clock.now(), ties=decided)
-            return provisional if corrected is None else corrected
+            if corrected is not None:
+                return corrected
+            capture = replace(capture, earlier=None)  # nobody wanted it as it was called before, so no row was left
         item = await self._spool.put(
             capture, decision.orders, now=clock.now(), trouble=(*untold, *decision.trouble), ties=decided
         )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from relayd import clock
 from relayd.model import Origin
+from relayd.sources.folder_file import Quiet
 
 MOST_NAMES = 4096
 FULL_FIRST_SECONDS = 0.5
@@ -118,19 +119,21 @@ class Backlog:
 
     # --- waiting
 
-    def quiet(self, path: bytes) -> Origin | None:
-        """What the file was when it began to wait, if that was long enough ago."""
+    def quiet(self, path: bytes) -> Quiet | None:
+        """What the file was when it began to wait, and for how long it does."""
         parked = self._parked.get(path)
-        if parked is None or clock.monotonic() - parked.since < self._quiet_seconds:
+        if parked is None or parked.origin is None:
             return None
-        return parked.origin
+        seconds = clock.monotonic() - parked.since
+        return Quiet(origin=parked.origin, seconds=seconds, is_settled=seconds >= self._quiet_seconds)
 
-    def wait_until_quiet(self, origin: Origin, reason: str) -> None:
+    def wait_until_quiet(self, origin: Origin, reason: str, seconds: float | None = None) -> None:
         """Look again when it has been the very same for as long as a writer may pause."""
         parked = self._parked.get(origin.path)
         is_same = parked is not None and parked.origin == origin
         since = parked.since if parked is not None and is_same else clock.monotonic()
-        self._keep(origin.path, since + self._quiet_seconds - clock.monotonic(), origin, since, reason)
+        until = since + (self._quiet_seconds if seconds is None else seconds)
+        self._keep(origin.path, until - clock.monotonic(), origin, since, reason)
 
     def park(self, path: bytes, delay_seconds: float, reason: str) -> None:
         """Look again after a while."""

@@ -11,22 +11,27 @@ import enum
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from relayd import files, mediatype
+from relayd import clock, files, mediatype
 from relayd.model import Capture, Kind, OpenFile, Origin
 from relayd.sources.folder_unfinished import Unfinished
+from relayd.sources.folder_writers import Writer
 from relayd.sources.name_pattern import NamePattern
 from relayd.sources.name_times import capture_time
+from relayd.sources.path_filter import looks_temporary
 from relayd.threads import PartThreads
 
 HARD_LINKED = "it has a second name (a hard link): remove the other one, or copy the file instead of linking it"
 UNREADABLE = "it cannot be read: give the service read permission on it"
 TOO_BIG = "it is bigger than max_file_size"
 SYMBOLIC_LINK = "a symbolic link"
+RACY_SECONDS = 0.02
+"""Two changes within one tick of the kernel's clock have the same time."""
+_WITH_AN_END = {"image/jpeg", "image/png"}
 _KINDS = {
     stat.S_IFLNK: SYMBOLIC_LINK,
     stat.S_IFIFO: "a named pipe",
@@ -38,12 +43,15 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """To be put now, under a lease if there could be one. Whoever gets this closes the descriptor."""
+    """To be put now. Whoever gets this closes the descriptor. `is_leased`: a lease is held, so no writer can come.
+    `is_old`: it has been as it is for so long that nobody wants it any more. `changed_ns` as `change_time` says it."""
 
     file: OpenFile
     content_type: str
     is_leased: bool
     damage: str = ""
+    is_old: bool = True
+    changed_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +84,12 @@ class Naming:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Not before it has been quiet for a while: with `reason`, it will go to quarantine then, else it will be taken."""
+    """Not before it has been quiet for a while: with `reason`, it will go to quarantine then, else it will be taken.
+    `seconds` is how long; None: as long as all that is cut off."""
 
     origin: Origin
     reason: str | None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +106,28 @@ class Busy(enum.Enum):
     GONE = "there is no such file"
     ALIAS = "it is a link to another file of the folder, which is taken by itself"
     WRITER = "a program still has it open for writing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quiet:
+    """A file that waits: what it was when it began to, and for how long. `is_settled`: for as long as one that is cut
+    off has to, before it is refused."""
+
+    origin: Origin
+    seconds: float
+    is_settled: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long a file must have been quiet: `closed_seconds` where its last close was seen, or its content has an end;
+    `blind_seconds` where nothing tells of its writer; `temporary_seconds` under a name that looks temporary."""
+
+    settle_seconds: float = 2.0
+    closed_seconds: float = 2.0
+    blind_seconds: float = 60.0
+    temporary_seconds: float = 600.0
+    linger_seconds: float = 0.0
 
 
 Look = Ready | Waiting | Refused | Busy
@@ -120,9 +152,11 @@ class FileDesk:
     hard_link: bool
     trust_inodes: bool = True
     unfinished: Unfinished = field(default_factory=Unfinished)
+    patience: Patience = Patience()
+    writer_of: Callable[[bytes], Writer] = lambda path: Writer.UNKNOWN
 
-    def look(self, path: bytes, quiet: Origin | None, may_be_linked: bool) -> Look:
-        """Judge the file at `path`. `quiet` is its identity if it has been quiet for long enough, as seen before.
+    def look(self, path: bytes, quiet: Quiet | None, may_be_linked: bool) -> Look:
+        """Judge the file at `path`. `quiet` says for how long it has waited, and as what.
 
         `may_be_linked`: its second name is known to be ours. Raises OSError if the disk or the network fails.
         """
@@ -151,7 +185,19 @@ class FileDesk:
         place = os.path.normpath(os.path.join(folder, os.path.dirname(path), target))  # noqa: PTH118, PTH120 - bytes
         return place.startswith(folder.rstrip(b"/") + b"/")
 
-    def _not_opened(self, path: bytes, quiet: Origin | None, error: OSError) -> Look:
+    def has_writer(self, descriptor: int, path: bytes) -> bool:
+        """Whether somebody has it open for writing, as far as can be told. No lease is kept."""
+        is_free = self._is_free(descriptor)
+        return is_free is False or (is_free is None and self.writer_of(path) is Writer.AT_WORK)
+
+    def _is_free(self, descriptor: int) -> bool | None:
+        """A lease is asked for and given back: whoever wants to write must not have to wait for it."""
+        is_free = files.hold_lease(descriptor) if self.trust_leases else None
+        if is_free:
+            files.release_lease(descriptor)
+        return is_free
+
+    def _not_opened(self, path: bytes, quiet: Quiet | None, error: OSError) -> Look:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return Busy.GONE
         if error.errno == errno.EWOULDBLOCK:  # another program holds a lease on it
@@ -167,9 +213,10 @@ class FileDesk:
             return _refused_kind(path, found)
         return _later(files.origin_of(path, found), quiet, UNREADABLE)
 
-    def _judge(self, path: bytes, descriptor: int, quiet: Origin | None, may_be_linked: bool) -> Look:
-        is_free = files.hold_lease(descriptor) if self.trust_leases else None
-        found = os.fstat(descriptor)  # after the lease: from here on no writer can change it unseen
+    def _judge(self, path: bytes, descriptor: int, quiet: Quiet | None, may_be_linked: bool) -> Look:
+        is_leased = self.trust_leases and self.patience.linger_seconds == 0  # it goes with the commit: let nobody in
+        is_free = files.hold_lease(descriptor) if is_leased else self._is_free(descriptor)
+        found = os.fstat(descriptor)  # after the lease: a writer who comes later is seen by what this says
         origin = files.origin_of(path, found)
         if not stat.S_ISREG(found.st_mode):
             return _refused_kind(path, found)
@@ -177,28 +224,66 @@ class FileDesk:
             return Busy.GONE
         if found.st_size > self.max_file_size:
             return Refused(origin, f"{TOO_BIG}: {found.st_size} bytes of at most {self.max_file_size}")
-        if is_free is False:
+        if is_free is False or (is_free is None and self.writer_of(path) is Writer.AT_WORK):
             return Busy.WRITER
         if found.st_nlink > 1 and not may_be_linked:
             return _later(origin, quiet, HARD_LINKED)
-        if origin != quiet and not (is_free and self.trust_close):
-            return Waiting(origin, None)
+        wanted_seconds = self._wanted_seconds(path, descriptor, is_free)
+        if not _has_waited(origin, quiet, wanted_seconds):
+            return Waiting(origin, None, wanted_seconds)
         verdict = mediatype.judge(descriptor, files.text_of(path.rpartition(b"/")[2]))
         is_all = verdict.is_cut and self.unfinished.is_over(origin, found)
         if verdict.is_refused and not is_all:
             return _later(origin, quiet, verdict.damage)
-        file = OpenFile(descriptor=descriptor, origin=origin, is_finished=bool(is_free) and self.hard_link)
-        return Ready(file, verdict.content_type, bool(is_free), verdict.damage)
+        is_leased = is_leased and bool(is_free)
+        file = OpenFile(descriptor=descriptor, origin=origin, is_finished=is_leased and self.hard_link)
+        return Ready(
+            file,
+            verdict.content_type,
+            is_leased,
+            verdict.damage,
+            self._is_old(found, origin, quiet),
+            change_time(found),
+        )
+
+    def _wanted_seconds(self, path: bytes, descriptor: int, is_free: bool | None) -> float:
+        """For how long it must have been as it is."""
+        patience, name = self.patience, path.rpartition(b"/")[2]
+        if looks_temporary(name):
+            return patience.temporary_seconds
+        if is_free:
+            return 0.0 if self.trust_close else patience.settle_seconds
+        if self.writer_of(path) is Writer.CLOSED or _has_an_end(descriptor, name):
+            return patience.closed_seconds
+        return patience.blind_seconds
+
+    def _is_old(self, found: os.stat_result, origin: Origin, quiet: Quiet | None) -> bool:
+        """Nothing was done to it for as long as its writer may want it."""
+        linger_seconds = self.patience.linger_seconds
+        return found.st_ctime + linger_seconds < clock.now() or _has_waited(origin, quiet, linger_seconds)
 
     def remove(self, taken: Ready) -> tuple[Left, bool]:
         """Unlink what was taken; True with it if somebody may still write to the content, should the spool share it.
 
-        Raises OSError when the name cannot be removed. The lease that `look` got is still held, so a writer who opens
-        the file now waits until the descriptor is closed.
+        Raises OSError when the name cannot be removed. A lease is held only meanwhile, so that a writer who opens the
+        file just now is noticed, unless `look` got one that is held since then.
         """
+        descriptor = taken.file.descriptor
+        if taken.is_leased or not self.trust_leases:
+            return self._remove(taken, is_leased=taken.is_leased)
+        is_free = files.hold_lease(descriptor)
+        if is_free is False:
+            return Left.RETURNED, os.fstat(descriptor).st_nlink > 1
+        try:
+            return self._remove(taken, is_leased=bool(is_free))
+        finally:
+            files.release_lease(descriptor)
+
+    def _remove(self, taken: Ready, *, is_leased: bool) -> tuple[Left, bool]:
         path, descriptor = taken.file.origin.path, taken.file.descriptor
         found = os.fstat(descriptor)
-        if (taken.is_leased and not files.lease_is_whole(descriptor)) or not files.is_same(taken.file.origin, found):
+        is_whole = not is_leased or files.lease_is_whole(descriptor)
+        if not is_whole or not files.is_same(taken.file.origin, found):
             return Left.RETURNED, found.st_nlink > 1
         try:
             with files.parent_of(self.folder_fd, path) as (parent_fd, name):
@@ -208,7 +293,7 @@ class FileDesk:
                 os.unlink(name, dir_fd=parent_fd)
         except (FileNotFoundError, NotADirectoryError):
             return Left.REMOVED, False
-        if taken.is_leased and not files.lease_is_whole(descriptor):
+        if is_leased and not files.lease_is_whole(descriptor):
             return self._put_back(path, descriptor), True
         return Left.REMOVED, os.fstat(descriptor).st_nlink > 1
 
@@ -227,15 +312,28 @@ class FileDesk:
             descriptor = files.open_safely(self.folder_fd, origin.path)
         except (FileNotFoundError, NotADirectoryError):
             return Left.REMOVED
+        except PermissionError:
+            return self._remove_unread(origin)
         with _closed_unless_kept(descriptor):
             found = os.fstat(descriptor)
             if not is_same_content(origin, found, by_inode=self.trust_inodes):
                 return Left.REPLACED
-            is_free = files.hold_lease(descriptor) if self.trust_leases else None
-            if is_free is False:
-                return Left.RETURNED
             now = OpenFile(descriptor=descriptor, origin=files.origin_of(origin.path, found), is_finished=False)
-            return self.remove(Ready(now, "", bool(is_free)))[0]
+            return self.remove(Ready(now, "", is_leased=False))[0]
+
+    def _remove_unread(self, origin: Origin) -> Left:
+        """Its writer made it private after it was taken."""
+        with files.parent_of(self.folder_fd, origin.path) as (parent_fd, name):
+            found = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+            if not is_same_content(origin, found, by_inode=self.trust_inodes):
+                return Left.REPLACED
+            os.unlink(name, dir_fd=parent_fd)
+        return Left.REMOVED
+
+
+def change_time(found: os.stat_result) -> int | None:
+    """What tells later whether anything at all was done to the file since; None if it is too young to tell."""
+    return None if found.st_ctime_ns > (clock.now() - RACY_SECONDS) * 1e9 else found.st_ctime_ns
 
 
 def is_same_content(origin: Origin, found: os.stat_result, *, by_inode: bool) -> bool:
@@ -254,9 +352,20 @@ def removal_remedy(error: OSError) -> str:
     return f"taken files cannot be removed: {error.strerror or error}"
 
 
-def _later(origin: Origin, quiet: Origin | None, reason: str) -> Look:
+def _later(origin: Origin, quiet: Quiet | None, reason: str) -> Look:
     """Its writer may come back and make it whole, so nothing is refused for this before it has been quiet."""
-    return Refused(origin, reason) if origin == quiet else Waiting(origin, reason)
+    is_over = quiet is not None and quiet.is_settled and quiet.origin == origin
+    return Refused(origin, reason) if is_over else Waiting(origin, reason)
+
+
+def _has_waited(origin: Origin, quiet: Quiet | None, seconds: float) -> bool:
+    return seconds <= 0 or (quiet is not None and quiet.origin == origin and quiet.seconds >= seconds)
+
+
+def _has_an_end(descriptor: int, name: bytes) -> bool:
+    """Whether the content itself shows that it is all there: pictures do."""
+    verdict = mediatype.judge(descriptor, files.text_of(name))
+    return verdict.content_type in _WITH_AN_END and verdict.flaw is None
 
 
 def _refused_kind(path: bytes, found: os.stat_result) -> Refused:

@@ -11,13 +11,13 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from relayd import files
 from relayd.errors import Quarantined, RelaydError, SpoolError, SpoolFull, SpoolUnwritable, Unsettled
 from relayd.messages import Message, about
-from relayd.model import Item, Origin
+from relayd.model import Capture, Earlier, Held, Item, Origin
 from relayd.progress import Stopped
 from relayd.sources.base import Known, Ledger, Put
 from relayd.sources.faults import Faults
@@ -29,15 +29,19 @@ from relayd.sources.folder_file import (
     Left,
     Look,
     Naming,
+    Quiet,
     Ready,
     Refused,
     Waiting,
     removal_remedy,
 )
 from relayd.sources.folder_known import KnownFiles
+from relayd.sources.folder_linger import Change, Linger, Taken, look_again
+from relayd.sources.folder_release import Heirs, Releaser
 from relayd.sources.folder_scan import Audit, Scanner, Wish
 from relayd.sources.folder_threads import Threads
 from relayd.sources.folder_watch import Watch
+from relayd.sources.path_filter import looks_temporary
 
 log = logging.getLogger("relayd.sources")
 
@@ -47,6 +51,7 @@ RETRY_SECONDS = 10.0
 FINISH_SECONDS = 0.5
 """How long a hand-over that was begun may go on when we are told to stop; then a copy ends at its next block, and after
 as long again it hangs."""
+SHORTLY_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +61,8 @@ class Terms:
     quiet_seconds: float
     concurrency: int
     keep_originals: bool
+    linger_seconds: float = 0.0
+    same_again_seconds: float = 0.0
 
 
 class Pickup:
@@ -90,9 +97,30 @@ class Pickup:
         self._tell_gone = gone
         self._gone: set[bytes] = set()
         self._failing: set[bytes] = set()
+        self._under_way: dict[int, bytes] = {}
         self.known = KnownFiles()
+        self.linger = Linger(terms.linger_seconds)
         self.backlog = Backlog(
             concurrency=terms.concurrency, quiet_seconds=terms.quiet_seconds, start=self._start, hungry=hungry
+        )
+
+    async def adopt(self) -> None:
+        """What was taken and not let go of when the last process ended."""
+        for held in await self._ledger.held(self._naming.source):
+            self.known.add(held.origin)
+            self.linger.add(held)
+
+    def releaser(self) -> Releaser:
+        """What lets go of the originals that were taken."""
+        heirs = Heirs(changed=self.backlog.offer, left=self._left, stuck=self._stuck)
+        return Releaser(
+            self._naming.source,
+            self.linger,
+            desk=self._desk,
+            threads=self._threads,
+            ledger=self._ledger,
+            heirs=heirs,
+            keep=self._terms.keep_originals,
         )
 
     def wish(self, watch: Watch | None, *, is_due: bool) -> Wish:
@@ -102,7 +130,7 @@ class Pickup:
         return Wish(known=self.known, skip=held, limit=max(0, MOST_NAMES - len(held)), watch=watch, is_due=is_due)
 
     def apply(self, audit: Audit) -> None:
-        """What became of files that the ledger knows."""
+        """What became of files that the ledger knows, and that are not held."""
         for origin in audit.same:
             self.known.add(origin)
         for origin in (*audit.changed, *audit.gone):
@@ -157,6 +185,8 @@ class Pickup:
 
     async def _look_and_act(self, path: bytes) -> None:
         try:
+            if await self._is_as_taken(path):
+                return
             look = await self._look(path)
             self._no_longer_failing(path)
             await self._act(path, look)
@@ -173,7 +203,8 @@ class Pickup:
             finally:
                 self._threads.part.release(look.file.descriptor)
         elif isinstance(look, Waiting):
-            self.backlog.wait_until_quiet(look.origin, look.reason or "it is not yet certain that its writer is done")
+            said = look.reason or "it is not yet certain that its writer is done"
+            self.backlog.wait_until_quiet(look.origin, said, look.seconds)
         elif isinstance(look, Refused):
             await self._quarantine(look)
         elif look is Busy.WRITER:
@@ -191,7 +222,7 @@ class Pickup:
             return await self._look_once(path, quiet, may_be_linked=True)
         return look
 
-    async def _look_once(self, path: bytes, quiet: Origin | None, *, may_be_linked: bool) -> Look:
+    async def _look_once(self, path: bytes, quiet: Quiet | None, *, may_be_linked: bool) -> Look:
         what = f"{files.printable(path)} is looked at"
         return await self._threads.run(what, self._desk.look, path, quiet, may_be_linked, undo=_let_go)
 
@@ -200,11 +231,65 @@ class Pickup:
         row = await lookup(self._ledger, self._naming.source, origin.path)
         return row is not None and row.item_id is not None and row.origin.inode == origin.inode
 
+    async def _is_as_taken(self, path: bytes) -> bool:
+        """Whether nothing has to be done about what was taken from here and is still held."""
+        taken = self.linger.at(path)
+        if taken is None:
+            return False
+        again = await self._threads.run(f"{files.printable(path)} is looked at", look_again, self._desk, taken)
+        if self.linger.at(path) is not taken:
+            return False
+        if again.change is Change.NONE:
+            taken.changed_ns = again.changed_ns
+            return True
+        if again.change is Change.WRITER:
+            self.linger.put_off(taken)
+            return True
+        if again.change in (Change.GONE, Change.REPLACED):
+            self.known.discard(taken.origin)
+            self.linger.miss(taken)
+        return again.change is Change.GONE
+
     async def _accept(self, ready: Ready) -> None:
+        """One at a time for each file: under its new name it may come before it is known under the old one."""
+        origin = ready.file.origin
+        if origin.inode in self._under_way:
+            self.backlog.park(origin.path, SHORTLY_SECONDS, "it is being taken under another name")
+            return
+        self._under_way[origin.inode] = origin.path
+        try:
+            await self._hand_over(ready)
+        finally:
+            del self._under_way[origin.inode]
+
+    async def _capture(self, ready: Ready, taken: Taken | None) -> Capture:
+        """With what is known of the same file from before."""
+        capture = replace(
+            self._naming.capture(ready, self._threads.part),
+            is_held=self.linger.seconds > 0 and not (ready.is_old and taken is None),
+            same_again_seconds=self._terms.same_again_seconds,
+        )
+        if taken is None:
+            return capture
+        is_same_size = ready.file.origin.size_bytes == taken.origin.size_bytes
+        is_same = is_same_size and await self._digest(ready) == taken.held.sha256
+        if taken.origin.path != ready.file.origin.path and not is_same:
+            return capture  # the number of a file that is gone was given to another one
+        return replace(capture, earlier=Earlier(item_id=taken.item_id, is_same_content=is_same))
+
+    async def _digest(self, ready: Ready) -> str:
+        what, descriptor = f"{files.printable(ready.file.origin.path)} is compared", ready.file.descriptor
+        return await self._threads.run(what, files.digest, descriptor, uses=descriptor)
+
+    async def _hand_over(self, ready: Ready) -> None:
         origin = ready.file.origin
         self._gone.discard(origin.path)
+        taken = self.linger.of(origin)
         try:
-            item = await self._put(self._naming.capture(ready, self._threads.part))
+            capture = await self._capture(ready, taken)
+            if taken is not None and capture.earlier is None:
+                await self._forget(taken)
+            item = await self._put(capture)
         except (SpoolFull, SpoolUnwritable):
             self.backlog.wait_for_room(origin.path)
         except Unsettled:
@@ -219,7 +304,44 @@ class Pickup:
             if ready.damage:
                 name = files.printable(origin.path)
                 log.warning("source %s: %s is taken as it is: %s", self._naming.source, name, ready.damage)
-            await self._clear_away(ready, item)
+            if looks_temporary(origin.path.rpartition(b"/")[2]):
+                said = "source %s: %s is taken under a name that looks temporary: nobody has renamed it for long"
+                log.warning(said, self._naming.source, files.printable(origin.path))
+            if capture.is_held:
+                self._keep_for_a_while(ready, capture, item)
+            else:
+                await self._clear_away(ready, item)
+
+    def _keep_for_a_while(self, ready: Ready, capture: Capture, item: Item) -> None:
+        """Its writer may still want it."""
+        origin = ready.file.origin
+        taken = self.linger.of(origin)
+        item_id, sha256 = item.id, item.sha256
+        if taken is not None:
+            self.known.discard(taken.origin)
+            if capture.earlier is not None and capture.earlier.is_same_content:
+                item_id, sha256 = taken.item_id, taken.held.sha256
+        self.known.add(origin)
+        is_untouched = os.fstat(ready.file.descriptor).st_ctime_ns == ready.changed_ns
+        held = Held(origin=origin, item_id=item_id, sha256=sha256, captured_at=capture.captured_at)
+        self.linger.add(held, ready.changed_ns if is_untouched else None)
+
+    async def _forget(self, taken: Taken) -> None:
+        """It is another file's place by now."""
+        self.linger.drop(taken)
+        self._left(taken)
+        await self._ledger.release([taken.item_id])
+
+    def _left(self, taken: Taken) -> None:
+        """It is gone from the folder."""
+        path = taken.origin.path
+        self.known.discard(taken.origin)
+        if self.linger.at(path) is None and not self.backlog.is_busy(path):
+            self._gone.add(path)
+
+    def _stuck(self, taken: Taken, error: OSError) -> None:
+        self.known.add(taken.origin)
+        self.cannot_remove(error)
 
     async def _clear_away(self, ready: Ready, item: Item) -> None:
         origin = ready.file.origin
@@ -256,6 +378,10 @@ class Pickup:
     async def _quarantine(self, refused: Refused) -> None:
         origin = refused.origin
         self.backlog.unpark(origin.path)
+        taken = self.linger.at(origin.path)
+        if taken is not None:  # what was whole is let go as it was
+            self.linger.drop(taken)
+            await self._ledger.release([taken.item_id])
         self._gone.discard(origin.path)
         await self._ledger.quarantine(self._naming.source, origin, refused.reason)
         if origin not in self.known:

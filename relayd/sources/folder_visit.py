@@ -12,13 +12,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from relayd import clock
-from relayd.files import printable
+from relayd.files import may_lease_of_others, printable
 from relayd.sources import folder_findings
 from relayd.sources.base import Ledger, Put
 from relayd.sources.faults import Faults
 from relayd.sources.folder_config import FolderConfig, zone_of
 from relayd.sources.folder_emptied import Emptied
-from relayd.sources.folder_file import FileDesk, Naming
+from relayd.sources.folder_file import FileDesk, Naming, Patience
 from relayd.sources.folder_pickup import Pickup, Terms
 from relayd.sources.folder_scan import Scan, Scanner, audit
 from relayd.sources.folder_threads import Threads
@@ -33,6 +33,7 @@ from relayd.sources.folder_watch import (
     network_type,
     remedy_for,
 )
+from relayd.sources.folder_writers import Writer
 from relayd.sources.name_pattern import NamePattern
 from relayd.sources.path_filter import PathFilter
 from relayd.threads import PartThreads
@@ -43,6 +44,8 @@ T = TypeVar("T")
 AUDITED_AT_ONCE = 500
 AUDITED_PER_SCAN = 5000
 SHORTEST_GAP_SECONDS = 0.05
+TEMPORARY_SECONDS = 600.0
+"""How long a file with a temporary name must have been quiet to be taken for one whose writer gave up."""
 
 
 class Visit:
@@ -100,26 +103,34 @@ class Visit:
             trust_leases=is_local,
             trust_close=self._config.trust_close,
             trust_inodes=self._scanner.trusts_inodes,
-            hard_link=self._config.hard_link and not self._config.keep_originals,
+            hard_link=self._config.hard_link and not self._config.keep_originals and not self._linger_seconds,
+            patience=self._patience(is_local),
+            writer_of=_nobody_known if self._watch is None else self._watch.writer_of,
             unfinished=self._unfinished,
         )
         async with asyncio.TaskGroup() as tasks:
             self._pickup = pickup = self._open_pickup(put, desk, tasks)
+            await pickup.adopt()
             following = tasks.create_task(self._follow(pickup), name="hints")
+            releasing = tasks.create_task(pickup.releaser().run(), name="let go")
             try:
                 return await self._scan_until_lost(pickup, desk)
             finally:
                 pickup.backlog.stop()
                 following.cancel()
+                releasing.cancel()
 
     def _open_pickup(self, put: Put, desk: FileDesk, tasks: asyncio.TaskGroup) -> Pickup:
         config = self._config
         pattern = None if config.name_pattern is None else NamePattern(config.name_pattern)
-        quiet_seconds = config.settle if desk.trust_leases else max(config.settle, 2 * config.poll_every)
         return Pickup(
             naming=Naming(source=self._name, pattern=pattern, zone=zone_of(config.time_zone)),
             terms=Terms(
-                quiet_seconds=quiet_seconds, concurrency=config.concurrency, keep_originals=config.keep_originals
+                quiet_seconds=desk.patience.settle_seconds,
+                concurrency=config.concurrency,
+                keep_originals=config.keep_originals,
+                linger_seconds=self._linger_seconds,
+                same_again_seconds=config.same_again,
             ),
             ledger=self._ledger,
             desk=desk,
@@ -131,6 +142,22 @@ class Visit:
             hungry=self.look_at_all,
             accepted=self._accepted,
             gone=self._emptied.note,
+        )
+
+    @property
+    def _linger_seconds(self) -> float:
+        """Kept originals are never let go of, and what was taken is known again by its inode, if that lasts."""
+        return 0.0 if self._config.keep_originals or not self._scanner.trusts_inodes else self._config.linger
+
+    def _patience(self, is_local: bool) -> Patience:
+        config = self._config
+        settle_seconds = config.settle if is_local else max(config.settle, 2 * config.poll_every)
+        return Patience(
+            settle_seconds=settle_seconds,
+            closed_seconds=settle_seconds,
+            blind_seconds=max(settle_seconds, config.settle_unproven),
+            temporary_seconds=TEMPORARY_SECONDS,
+            linger_seconds=self._linger_seconds,
         )
 
     def leave(self) -> None:
@@ -153,7 +180,9 @@ class Visit:
             self._watch = PollWatch(self._folder_fd, self._config.poll_every, self._threads)
             return False
         try:
-            self._watch = InotifyWatch(self._folder_fd, is_recursive=self._config.recursive)
+            self._watch = InotifyWatch(
+                self._folder_fd, is_recursive=self._config.recursive, tells_of_writers=not may_lease_of_others()
+            )
         except OSError as error:
             log.warning("source %s: %s; it is only listed now and then", self._name, remedy_for(error))
             return kind is None
@@ -243,7 +272,9 @@ class Visit:
         while is_thorough or budget > 0:
             rows = await self._ledger.known(self._name, self._audited_until, AUDITED_AT_ONCE)
             may_remove = not self._config.keep_originals
-            result = await self._threads.run("it is listed", audit, rows, self._scanner, desk, may_remove)
+            held = pickup.linger.paths()
+            others = [row for row in rows if row.origin.path not in held]
+            result = await self._threads.run("it is listed", audit, others, self._scanner, desk, may_remove)
             pickup.apply(result)
             stuck = result.stuck or stuck
             budget -= AUDITED_AT_ONCE
@@ -254,3 +285,8 @@ class Visit:
             pickup.cannot_remove(stuck)
         elif not began_at and not self._audited_until:
             self._faults.clear("removal")
+
+
+def _nobody_known(path: bytes) -> Writer:
+    """Nobody tells of writers."""
+    return Writer.UNKNOWN

@@ -25,6 +25,7 @@ from asyncinotify import Watch as InotifyEntry
 from relayd import files, progress
 from relayd.sources.folder_threads import Threads
 from relayd.sources.folder_watched import Watched
+from relayd.sources.folder_writers import Writer, Writers
 
 log = logging.getLogger("relayd.sources")
 
@@ -50,6 +51,7 @@ _NETWORK_TYPES = {
 }
 _NUMBERED_ANEW = {"9p", "cifs", "exfat", "fuse", "fuseblk", "msdos", "smb3", "smbfs", "vboxsf", "vfat"}
 _EVENTS = Mask.CLOSE_WRITE | Mask.MOVED_TO | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR | Mask.EXCL_UNLINK
+_WRITER_EVENTS = Mask.MODIFY | Mask.MOVED_FROM | Mask.DELETE
 _SELF_EVENTS = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.UNMOUNT
 _BUFFERED_EVENTS = 64
 MOST_WATCHED = 10_000
@@ -83,6 +85,9 @@ class Watch(Protocol):
     def trouble(self) -> str:
         """Why some of it cannot be watched, in words; empty if all that should be is."""
 
+    def writer_of(self, path: bytes) -> Writer:
+        """What is known of the writer of this file. Called from threads."""
+
     def enter(self, folder_fd: int, path: bytes) -> None:
         """Watch this sub-folder too, if it is among the newest; nothing happens if it is watched already. Called from a
         thread."""
@@ -100,10 +105,16 @@ class Watch(Protocol):
 
 
 class InotifyWatch:
-    """The kernel tells. Raises OSError if it cannot (too many instances or watches, no read permission)."""
+    """The kernel tells. Raises OSError if it cannot (too many instances or watches, no read permission).
 
-    def __init__(self, folder_fd: int, *, is_recursive: bool) -> None:
+    With `tells_of_writers` each write is noticed, too: for files of others, of which no lease can be had.
+    """
+
+    def __init__(self, folder_fd: int, *, is_recursive: bool, tells_of_writers: bool = False) -> None:
+        self._writers = Writers()
         self._events = _EVENTS | Mask.CREATE if is_recursive else _EVENTS
+        if tells_of_writers:
+            self._events |= _WRITER_EVENTS
         self._is_recursive = is_recursive
         self._lock = threading.Lock()
         self._paths: dict[int, bytes] = {}
@@ -166,6 +177,9 @@ class InotifyWatch:
         with self._lock:
             return self._watched.paths()
 
+    def writer_of(self, path: bytes) -> Writer:
+        return self._writers.of(path)
+
     async def hints(self) -> AsyncIterator[Hint]:
         async for event in self._inotify:
             with self._lock:
@@ -188,6 +202,7 @@ class InotifyWatch:
 
     def _hint(self, event: Event) -> Hint | None:
         if Mask.Q_OVERFLOW & event.mask:
+            self._writers = Writers()
             return Change.LOST
         watch = event.watch
         folder = None if watch is None else self._paths.get(watch.wd)
@@ -204,6 +219,8 @@ class InotifyWatch:
         path = folder + b"/" + name if folder else name
         if Mask.ISDIR & event.mask:
             return Sub(path) if self._is_recursive else None
+        if self._events & Mask.MODIFY:
+            self._writers.note(path, event.mask, event.cookie)
         return path if event.mask & (Mask.CLOSE_WRITE | Mask.MOVED_TO) else None
 
 
@@ -236,6 +253,9 @@ class PollWatch:
     def entered(self) -> list[bytes]:
         with self._lock:
             return self._watched.paths()
+
+    def writer_of(self, path: bytes) -> Writer:
+        return Writer.UNKNOWN
 
     async def hints(self) -> AsyncIterator[Hint]:
         before: dict[bytes, _Looks] = {}

@@ -23,7 +23,21 @@ _UNFINISHED = (
     b".uploading",
     b".swp",
     b".lock",
+    b".inprogress",
+    b".incomplete",
+    b".aria2",
 )
+# What cameras write; and what is a file of its own beside such a one (`clip.mp4.json`).
+_MEDIA = (
+    rb"jpe?g|jpe|png|gif|bmp|tiff?|webp|hei[cf]|avif|mp4|m4[av]|mov|avi|mkv|webm|ts|m2ts|mts|mpe?g|flv|3g[p2]|asf|wmv|dav"
+    rb"|h26[45]|mjpe?g|wav|mp3|aac|ogg|flac"
+)
+_BESIDE = (
+    rb"pdf|csv|json|xml|txt|log|idx|srt|vtt|zip|gz|bz2|xz|zst|7z|tar|md5|sha1|sha256|sha512|sig|asc|p7[sm]|gpg|enc|crc|thm"
+    rb"|lrv|meta|html?"
+)
+_TEMPORARY = re.compile(rb".*\.(?:" + _MEDIA + rb")(?![a-z0-9]).+", re.DOTALL)
+_WHOLE = re.compile(rb".*\.(?:" + _MEDIA + rb"|" + _BESIDE + rb")", re.DOTALL)
 _FOREIGN_FOLDERS = {b"lost+found", b"system volume information", b"$recycle.bin"}
 # What NAS, Windows and recorders leave beside the files that people want.
 _LITTER_FOLDERS = {b"@eadir", b"#recycle", b"@recycle", b"lost.dir"}
@@ -77,6 +91,13 @@ def is_unfinished(name: bytes) -> bool:
 
 def _is_litter(name: bytes) -> bool:
     return name in _LITTER_FILES or name.endswith(_LITTER_SUFFIXES)
+
+
+def looks_temporary(name: bytes) -> bool:
+    """A known extension followed by anything (`snap.jpg_`, `q001.jpg.J7AIZ3`): nearly every program renames such a file
+    when it is done."""
+    lower = name.lower()
+    return _TEMPORARY.fullmatch(lower) is not None and _WHOLE.fullmatch(lower) is None
 
 
 class _Globs:

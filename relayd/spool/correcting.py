@@ -20,13 +20,15 @@ from relayd.spool.tying import Ties, tie
 def correct(
     change: Change, capture: Capture, orders: Sequence[Order], *, now: float, ties: Ties | None = None
 ) -> Item | None:
-    """The item as it is called from now on. None: it is gone, or was let go."""
+    """The item as it is called from now on; as it was, if it was let go meanwhile. None: there is no such item."""
     if capture.earlier is None or capture.file is None:
         raise ValueError("a correction is of a file that was taken")
     item_id, origin = capture.earlier.item_id, capture.file.origin
-    row = change.db.execute("SELECT seq, origin_path FROM items WHERE id = ? AND held = 1", (item_id,)).fetchone()
+    row = change.db.execute("SELECT seq, origin_path, held FROM items WHERE id = ?", (item_id,)).fetchone()
     if row is None:
         return None
+    if not row["held"]:
+        return _item(change.db, row["seq"])
     change.db.execute(
         "UPDATE items SET name = ?, origin_path = ?, captured_at = ?, content_type = ?, attributes = ? WHERE seq = ?",
         (

@@ -47,7 +47,7 @@ class Holder(Desk):
     async def correct(
         self, capture: Capture, orders: Sequence[Order], *, now: float, ties: Ties | None = None
     ) -> Item | None:
-        """The same file has another name or time. None: its item is gone, or was let go."""
+        """The same file has another name or time. The item as it is then; None: there is no such item."""
         return await self._write(partial(correct, capture=capture, orders=tuple(orders), now=now, ties=ties))
 
 

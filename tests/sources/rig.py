@@ -159,7 +159,7 @@ def same(one: Origin, other: Origin) -> bool:
 
 
 def config_for(folder: Path, **options: Any) -> FolderConfig:
-    defaults = {"type": "folder", "path": str(folder), "settle": "200ms", "rescan": "1s"}
+    defaults = {"type": "folder", "path": str(folder), "settle": "200ms", "rescan": "1s", "linger": "0s"}
     return FolderConfig.model_validate(defaults | options)
 
 

@@ -116,7 +116,7 @@ async def test_what_is_another_file_for_its_content_or_its_time_is_taken(
     folder: Path, tmp_path: Path, change: str
 ) -> None:
     path = drop(folder, "a.jpg")
-    options = config_for(folder, keep_originals=True)
+    options = config_for(folder, keep_originals=True, same_again="0s")
     async with opened_spool(tmp_path / "spool") as intake:
         async with running(FolderSource("card", options, intake.spool), intake.put):
             await until(lambda: intake.spool.counters.items == 1, "taken")
