@@ -117,6 +117,8 @@ class Site:
         if answer.is_about_the_request and answer.status not in (401, 403):
             raise NoLook(answer.refusal())
         api.judge(answer, "path_prefix and media_files_prefix")
+        if answer.is_html:  # of the site itself, which let us log in: it shows pages where its API was
+            raise TryAgain(f"{answer.where} answered with a web page instead of a list")
         api.groups(answer)
         return answer
 
