@@ -2,7 +2,7 @@
 
 Promises: the state and the reasons of the status snapshot, the events for the fleet and the messages of the source
 `relayd` all follow from the same `Diagnosis`. Looking costs a statvfs, and one seek in the spool for each destination
-that begins to be in trouble.
+that begins to be in trouble, and one while anything is dead.
 """
 
 from __future__ import annotations
@@ -14,15 +14,19 @@ from typing import Literal
 from relayd import clock
 from relayd.broker import BrokerView
 from relayd.faults import Fault, HealthConfig, title
-from relayd.model import CameraView, DestinationView, SourceView
+from relayd.files import printable
+from relayd.model import CameraView, DestinationView, Priority, SourceView
 from relayd.rule_config import OWN_HEALTH
-from relayd.spool import DestinationCounters, Room, SourceCounters, Spool, SpoolCounters
+from relayd.spool import DeadDelivery, DestinationCounters, Room, SourceCounters, Spool, SpoolCounters
 
 Overall = Literal["ok", "degraded", "fault"]
 
 SPOOL, CLOCK, CONFIGURATION = "spool", "clock", "configuration"
 HYSTERESIS_PERCENT = 10.0
 """A spool that was near its limit is so until it is this much emptier."""
+DEAD_SHOWN = 3
+"""Of dead emergencies so many are named; of anything else that is dead, one."""
+LONGEST_DEAD_REASON = 240
 CAMERAS_SHOWN = 5
 """Of cameras that have the same trouble, so many are named."""
 FEW_BYTES = 256 * 2**20
@@ -43,18 +47,22 @@ class Views:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
     """`faults` by part, `destination rapidsos`; of the parts in `unknown` nobody can say yet whether they work; `notes`
-    are reasons to call it degraded that are no fault of a part."""
+    are reasons to call it degraded that are no fault of a part. `dead` is the worst of what will not be delivered."""
 
     faults: Mapping[str, Fault]
     unknown: frozenset[str]
     notes: tuple[str, ...]
+    dead: tuple[DeadDelivery, ...] = ()
 
     def overall(self) -> tuple[Overall, list[str]]:
-        """The one word for it all, and why: fault needs a person, degraded means that something waits or was lost."""
+        """The one word for it all, and why: fault needs a person, degraded means that something waits or was lost. A
+        dead emergency is the first of all: nobody got it, and nobody will."""
+        lost = [_lost(one) for one in self.dead if one.priority is Priority.EMERGENCY]
+        dead = [_lost(one) for one in self.dead if one.priority is not Priority.EMERGENCY]
         grave = [f"{part}: {fault.reason}" for part, fault in self.faults.items() if fault.needs_person]
         slight = [f"{part}: {fault.reason}" for part, fault in self.faults.items() if not fault.needs_person]
-        reasons = [*grave, *slight, *self.notes]
-        return "fault" if grave else "degraded" if reasons else "ok", reasons
+        reasons = [*lost, *grave, *dead, *slight, *self.notes]
+        return "fault" if lost or grave else "degraded" if reasons else "ok", reasons
 
 
 class Examiner:
@@ -84,7 +92,16 @@ class Examiner:
         ):
             if found is not None:
                 faults[part] = found
-        return Diagnosis(faults=faults, unknown=_unknown(views, counters), notes=tuple(_notes(views, counters)))
+        dead = await self._worst_dead(views, counters)
+        notes = (*_notes(views, counters), *_more_dead(views, counters, len(dead)))
+        return Diagnosis(faults=faults, unknown=_unknown(views, counters), notes=notes, dead=dead)
+
+    async def _worst_dead(self, views: Views, counters: SpoolCounters) -> tuple[DeadDelivery, ...]:
+        """Emergencies, or else one other."""
+        if not _dead(views, counters) or self._spool.is_damaged:
+            return ()
+        found = await self._spool.worst_dead(tuple(views.destinations), DEAD_SHOWN)
+        return tuple(one for one in found if one.priority is Priority.EMERGENCY) or tuple(found[:1])
 
     async def _destination(
         self, name: str, view: DestinationView, pending: int, settings: HealthConfig
@@ -209,6 +226,23 @@ def _notes(views: Views, counters: SpoolCounters) -> Iterator[str]:
         quarantined = counters.sources.get(name, SourceCounters()).quarantined
         if quarantined:
             yield f"source {name}: {quarantined} in quarantine, `relayd items --state quarantined`"
-    dead = sum(counters.destinations[name].dead for name in views.destinations if name in counters.destinations)
-    if dead:
-        yield f"{'1 delivery is' if dead == 1 else f'{dead} deliveries are'} dead, `relayd items --state dead`"
+
+
+def _dead(views: Views, counters: SpoolCounters) -> int:
+    return sum(counters.destinations[name].dead for name in views.destinations if name in counters.destinations)
+
+
+def _more_dead(views: Views, counters: SpoolCounters, shown: int) -> Iterator[str]:
+    left = _dead(views, counters) - shown
+    if left > 0:
+        more = " more" if shown else ""
+        are = f"1{more} delivery is" if left == 1 else f"{left}{more} deliveries are"
+        yield f"{are} dead, `relayd items --state dead`"
+
+
+def _lost(one: DeadDelivery) -> str:
+    """A dead delivery in words: what of what to whom, why, and what to do."""
+    called = "EMERGENCY is dead" if one.priority is Priority.EMERGENCY else "dead"
+    reason = one.reason[:LONGEST_DEAD_REASON] + ("…" if len(one.reason) > LONGEST_DEAD_REASON else "")
+    what = f"{one.action} of {printable(one.name)} to {one.destination}"
+    return f"{called}: {what}: {reason} (`relayd why {one.item_id}`)"

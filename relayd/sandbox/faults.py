@@ -40,6 +40,7 @@ ACTIONS: Mapping[str, tuple[float | None, frozenset[str], str]] = {
     "lose": (None, frozenset(), "do it, then close the connection without an answer"),
     "mute": (None, frozenset(), "do it, then never answer"),
     "outlast": (30.0, frozenset({"status"}), "answer 504 (0: not at all) at once, and do it so many seconds later"),
+    "spoil": (500.0, frozenset({"as"}), "do it, then answer this status with as=json, text, page or warning"),
     "truncate": (None, frozenset(), "do it, then close the connection in the middle of the answer"),
     "cut": (float("nan"), frozenset(), "close the connection after so many bytes of the request body"),
     "refuse": (None, frozenset(), "close the connection at once"),

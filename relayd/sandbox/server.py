@@ -231,6 +231,8 @@ class Sandbox:
             answer = await self._outlasting.begin(exchange, lambda later: self._done_later(later, found))
         if answer is None:
             answer = await self._right_answer(exchange, found)
+        if exchange.meets("spoil"):
+            answer = wrong_answers.spoiled(exchange, answer)
         entry.status = answer.status
         if not answer.prepared:
             answer.headers["Date"] = formatdate(self.now(), usegmt=True)

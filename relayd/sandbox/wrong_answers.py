@@ -1,6 +1,7 @@
 """The answers that a broken server, or somebody in between, gives instead of the right one.
 
-Promises: each is what a real client has met in the field; none of them has an effect on what is stored.
+Promises: each is what a real client has met in the field; none of them has an effect on what is stored. (`spoiled` and
+`truncate` take the place of the right answer, when what was asked for is done.)
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ _PORTAL_PAGE = """<!DOCTYPE html>
 <body><h1>Welcome on board</h1><form action="/portal/login" method="post"><p>Please accept the terms of use.</p>
 <button>Go online</button></form></body></html>
 """
+_WARNING = (
+    b"<br />\n<b>Warning</b>:  Undefined array key 0 in <b>/var/www/html/wp-content/plugins/share/share.php</b> on"
+    b" line <b>217</b><br />\n"
+)
 _STORAGE_CODES = {500: "InternalError", 503: "SlowDown", 409: "OperationAborted", 404: "NoSuchBucket"}
 _API_BODIES: Mapping[int, Mapping[str, object]] = {
     400: {"message": "Request is malformed"},
@@ -40,6 +45,26 @@ async def wrong_answer(exchange: Exchange) -> web.StreamResponse | None:
 def portal_page() -> web.Response:
     """Where a captive portal wants everybody to go."""
     return web.Response(text=_PORTAL_PAGE, content_type="text/html")
+
+
+def spoiled(exchange: Exchange, right: web.StreamResponse) -> web.StreamResponse:
+    """What is said instead of the right answer although it is done: an error in JSON, a text, a page for people, or
+    (`warning`) the right answer behind a warning of PHP, which then says that it is a page."""
+    options = exchange.fault.options if exchange.fault is not None else {}
+    status = int(exchange.fault.amount) if exchange.fault is not None else 500
+    match options.get("as", "json"):
+        case "text":
+            return web.Response(status=status, text="Segmentation fault (core dumped)")
+        case "page":
+            page = "<!DOCTYPE html><html><body><p>There has been a critical error on this website.</p></body></html>"
+            return web.Response(status=status, text=page, content_type="text/html")
+        case "warning":
+            body = right.body if isinstance(right, web.Response) else b""
+            answer = web.Response(status=right.status, body=_WARNING + bytes(body if isinstance(body, bytes) else b""))
+            answer.content_type = "text/html"
+            return answer
+        case _:
+            return web.json_response({"code": "internal_server_error", "message": "critical error"}, status=status)
 
 
 async def slowly(exchange: Exchange, answer: web.Response) -> web.StreamResponse:

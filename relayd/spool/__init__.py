@@ -15,6 +15,7 @@ from relayd.spool.outbox import Event
 from relayd.spool.records import (
     AttemptRecord,
     Begun,
+    DeadDelivery,
     DeliveryDetail,
     DestinationCounters,
     IncidentSummary,
@@ -34,6 +35,7 @@ __all__ = [
     "AttemptRecord",
     "Begun",
     "Correspondence",
+    "DeadDelivery",
     "DeliveryDetail",
     "DestinationCounters",
     "Event",

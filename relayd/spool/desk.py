@@ -15,7 +15,7 @@ from relayd.spool import lists, resending, upkeep
 from relayd.spool.change import INCIDENTS, Change
 from relayd.spool.engine import Engine
 from relayd.spool.limits import Disk, Room
-from relayd.spool.records import ItemDetail, ItemSummary, QuarantinedFile, Resent, SpoolCounters
+from relayd.spool.records import DeadDelivery, ItemDetail, ItemSummary, QuarantinedFile, Resent, SpoolCounters
 from relayd.spool.writer import Operation
 
 T = TypeVar("T")
@@ -110,6 +110,10 @@ class Desk:
     async def oldest_pending(self) -> float | None:
         """When the oldest item that is still owed to somebody was accepted."""
         return await self._engine.read(lists.oldest_pending)
+
+    async def worst_dead(self, destinations: Collection[str], limit: int) -> list[DeadDelivery]:
+        """Dead deliveries to these, the most urgent first, of those the newest: one seek."""
+        return await self._engine.read(lists.worst_dead, destinations, limit)
 
     async def note(self, key: str) -> str | None:
         """A small durable fact."""

@@ -14,6 +14,7 @@ from relayd.spool.delivering import steps_of
 from relayd.spool.missed import missed_by
 from relayd.spool.records import (
     AttemptRecord,
+    DeadDelivery,
     DeliveryDetail,
     IncidentSummary,
     ItemDetail,
@@ -174,6 +175,29 @@ def is_owed_more(db: sqlite3.Connection, destination: str, besides: tuple[str, C
         (destination, source, *names),
     ).fetchone()
     return row is not None
+
+
+def worst_dead(db: sqlite3.Connection, destinations: Collection[str], limit: int) -> list[DeadDelivery]:
+    """Dead deliveries to these, the most urgent first, of those the newest."""
+    marks = ",".join("?" * len(destinations))
+    rows = db.execute(
+        "SELECT items.id, name, destination, action, deliveries.priority, deliveries.reason"  # noqa: S608
+        " FROM deliveries INDEXED BY deliveries_dead JOIN items ON items.seq = deliveries.item"
+        f" WHERE deliveries.state = 'dead' AND destination IN ({marks})"
+        " ORDER BY deliveries.priority, deliveries.id DESC LIMIT ?",
+        (*destinations, limit),
+    )
+    return [
+        DeadDelivery(
+            item_id=row["id"],
+            name=row["name"],
+            destination=row["destination"],
+            action=row["action"],
+            priority=Priority(row["priority"]),
+            reason=row["reason"],
+        )
+        for row in rows
+    ]
 
 
 def note(db: sqlite3.Connection, key: str) -> str | None:

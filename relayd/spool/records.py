@@ -24,6 +24,18 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeadDelivery:
+    """What will never be delivered unless a person has it tried again, in short."""
+
+    item_id: str
+    name: str
+    destination: str
+    action: str
+    priority: Priority
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ItemSummary:
     """One line of a list. `priority` is the most urgent of its deliveries, None if no rule wanted the item.
 

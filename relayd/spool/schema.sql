@@ -90,6 +90,8 @@ CREATE INDEX deliveries_waiting ON deliveries (incident, state, waits_for) WHERE
 CREATE INDEX deliveries_item ON deliveries (item);
 -- Only what was really tried may be given up as too old.
 CREATE INDEX deliveries_old ON deliveries (owed_since) WHERE state = 'pending' AND attempts >= 3;
+-- The worst of what is dead: the most urgent, the newest first.
+CREATE INDEX deliveries_dead ON deliveries (priority, id DESC) WHERE state = 'dead';
 -- What `retry` may wake.
 CREATE INDEX deliveries_failed ON deliveries (destination, id) WHERE state IN ('dead', 'expired', 'evicted');
 

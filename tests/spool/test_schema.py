@@ -143,3 +143,16 @@ def test_looking_for_all_media_does_not_walk_over_messages(path: Path) -> None:
         ]
         assert plan == ["SEARCH items USING INDEX items_media (rowid>?)"] or plan[0].startswith("SEARCH items USING")
         assert len(plan) == 1
+
+
+def test_the_worst_of_what_is_dead_is_found_without_a_sort(path: Path) -> None:
+    with contextlib.closing(database.connect(path)) as db:
+        database.bring_up_to_date(db)
+        plan = [
+            row["detail"]
+            for row in db.execute(
+                "EXPLAIN QUERY PLAN SELECT * FROM deliveries INDEXED BY deliveries_dead WHERE state = 'dead'"
+                " AND destination IN ('a', 'b') ORDER BY priority, id DESC LIMIT 3"
+            )
+        ]
+        assert plan == ["SCAN deliveries USING INDEX deliveries_dead"]

@@ -20,10 +20,10 @@ from relayd.diagnosis import Diagnosis, Examiner, Views
 from relayd.errors import SpoolError, SpoolFull, SpoolUnwritable
 from relayd.faults import HealthConfig
 from relayd.files import Staged
-from relayd.model import Capture, DestinationView, Kind, OpenFile, SourceView
+from relayd.model import Capture, DestinationView, Kind, OpenFile, Outcome, Priority, SourceView, State
 from relayd.spool import Room, Spool
 from relayd.spool.limits import Disk, Need, room
-from tests.spool.rig import NOW, config, message, opened, order
+from tests.spool.rig import NOW, begin, config, message, opened, order
 
 SETTINGS = HealthConfig()
 SYNCHRONIZED, ADRIFT, SILENT = (Synchronization(word, None) for word in (True, False, None))
@@ -269,3 +269,60 @@ async def test_a_clock_is_a_fault_once_it_was_adrift_for_long(spool: Spool, monk
     assert not await is_fault(ADRIFT, 20_000.0)
     eye.standing = {"clock"}
     assert await is_fault(ADRIFT, 20_001.0), "it was told so before the restart: it need not last again"
+
+
+async def died(
+    spool: Spool, name: str, priority: Priority, reason: str = "400: no such report", to: str = "hook"
+) -> str:
+    """Something that was refused for good; the id of its item."""
+    item = await spool.put(dataclasses.replace(message(), name=name), [order(to, priority)], now=NOW)
+    begun = await begin(spool, to)
+    assert begun is not None
+    await spool.record_ended(begun.delivery.id, State.DEAD, Outcome.REJECTED, reason, now=NOW)
+    return item.id
+
+
+async def test_a_dead_emergency_is_a_fault_and_the_first_reason_of_all_with_what_to_do(spool: Spool) -> None:
+    seen = views({"yard": source("fault", "the folder is gone")}, {"hook": destination(), "page": destination()})
+    eye = Eye(spool)
+    early = await died(spool, "panic", Priority.EMERGENCY)
+    for number in range(3):
+        await died(spool, f"clip {number}", Priority.BULK, to="page")
+    late = await died(spool, "panic\x1b[2J 2", Priority.EMERGENCY, reason="x" * 500)
+    state, reasons = (await eye.look(seen)).overall()
+    assert state == "fault"
+    assert reasons[0].startswith("EMERGENCY is dead: upload of panic")
+    assert "\x1b" not in reasons[0]
+    assert reasons[0].endswith(f"… (`relayd why {late}`)")
+    assert len(reasons[0]) < 400
+    assert reasons[1:] == [
+        f"EMERGENCY is dead: upload of panic to hook: 400: no such report (`relayd why {early}`)",
+        "source yard: the folder is gone",
+        "3 more deliveries are dead, `relayd items --state dead`",
+    ]
+    for number in range(4):
+        await died(spool, f"panic {number}", Priority.EMERGENCY)
+    reasons = (await eye.look(seen)).overall()[1]
+    assert [reason[:9] for reason in reasons] == ["EMERGENCY"] * 3 + ["source ya", "6 more de"]
+    await spool.drop([early, late], now=NOW)
+    assert (await eye.look(seen)).overall()[1][-1] == "4 more deliveries are dead, `relayd items --state dead`"
+
+
+async def test_what_else_is_dead_is_named_once_after_what_a_person_has_to_mend_and_before_what_waits(
+    spool: Spool,
+) -> None:
+    seen = views(
+        {"yard": source("fault", "the folder is gone"), "cam": source("waiting", "it is being opened")},
+        {"hook": destination()},
+    )
+    item = await died(spool, "clip 1", Priority.NORMAL)
+    await died(spool, "clip 2", Priority.BULK)
+    await died(spool, "of nobody", Priority.EMERGENCY, to="no longer configured")
+    assert (await Eye(spool).look(seen)).overall()[1] == [
+        "source yard: the folder is gone",
+        f"dead: upload of clip 1 to hook: 400: no such report (`relayd why {item}`)",
+        "source cam: it is being opened",
+        "1 more delivery is dead, `relayd items --state dead`",
+    ]
+    quiet = views(destinations={"hook": destination()})
+    assert (await Eye(spool).look(quiet)).overall()[0] == "degraded"
