@@ -6,10 +6,13 @@ is the very file that was taken and no writer has come back to it.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import enum
 import errno
 import os
+import pwd
+import shlex
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -306,6 +309,11 @@ class FileDesk:
             return Left.REMOVED  # the name is taken anew, or nothing else holds the content: it cannot be had back
         return Left.RETURNED
 
+    def folder_of(self, path: bytes) -> str:
+        """The absolute path of the folder that holds the file at `path`, for people."""
+        folder = os.fsencode(Path(f"/proc/self/fd/{self.folder_fd}").readlink())
+        return files.text_of(os.path.join(folder, os.path.dirname(path)).rstrip(b"/"))  # noqa: PTH118, PTH120 - bytes
+
     def remove_known(self, origin: Origin) -> Left:
         """The same for a file that was accepted before a crash, or that could not be removed then."""
         try:
@@ -343,13 +351,25 @@ def is_same_content(origin: Origin, found: os.stat_result, *, by_inode: bool) ->
     return is_same_inode and (origin.size_bytes, origin.mtime_ns) == (found.st_size, found.st_mtime_ns)
 
 
-def removal_remedy(error: OSError) -> str:
-    """Taken, but still there: why, and what to do."""
+def removal_remedy(error: OSError, folder: str) -> str:
+    """Taken, but still in the sub-folder of this absolute path: why, and what to do."""
     if error.errno == errno.EROFS:
         return "taken files cannot be removed, the folder is mounted read-only: mount it writable or set keep_originals"
     if error.errno in (errno.EACCES, errno.EPERM):
-        return "taken files cannot be removed: give the service write permission on the folder, or set keep_originals"
+        return (
+            f"taken files cannot be removed from {files.printable(folder)}: give the service write permission on it"
+            f" ({permit(folder)}), or set keep_originals"
+        )
     return f"taken files cannot be removed: {error.strerror or error}"
+
+
+def permit(folder: str) -> str:
+    """The command that gives this process's user back its rights in a folder; rsync -a, tar and chmod take them away by
+    the mask of its access list."""
+    user = str(os.geteuid())
+    with contextlib.suppress(KeyError):
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    return f"setfacl -m u:{user}:rwx,m::rwx {shlex.quote(files.printable(folder))}"
 
 
 def _later(origin: Origin, quiet: Quiet | None, reason: str) -> Look:

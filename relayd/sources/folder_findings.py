@@ -12,11 +12,13 @@ from relayd.errors import WrongRequest
 from relayd.files import printable
 from relayd.model import Finding, Origin
 from relayd.sources.folder_config import FolderConfig
-from relayd.sources.folder_file import is_same_content
+from relayd.sources.folder_file import is_same_content, permit
 from relayd.sources.folder_watch import InotifyWatch, has_lasting_inodes, network_type, remedy_for
 from relayd.threads import Hang
 
 NOT_MOUNTED = "nothing is mounted there"
+MOST_CHECKED = 1000
+"""So many sub-folders are looked at by a check."""
 HUNG_REMEDY = "look at the disk or the file server, and at the way to it; `umount -f -l` ends the wait"
 
 
@@ -86,7 +88,12 @@ def findings(source: str, config: FolderConfig) -> list[Finding]:
         remedy = f"create it, or correct path in [source.{source}]" if error.errno == errno.ENOENT else ""
         return [Finding(subject=subject, is_good=False, text=text, remedy=remedy)]
     try:
-        return [*_rights(subject, config), _watching(subject, config, folder_fd)]
+        return [
+            *_rights(subject, config),
+            *_sub_folders(subject, config),
+            *_logs(subject, config),
+            _watching(subject, config, folder_fd),
+        ]
     finally:
         os.close(folder_fd)
 
@@ -108,6 +115,33 @@ def _rights(subject: str, config: FolderConfig) -> list[Finding]:
         text = f"{name} has the sticky bit: files of other users would be taken, but not removed"
         return [Finding(subject=subject, is_good=False, text=text, remedy=remedy)]
     return [Finding(subject=subject, is_good=True, text=f"{name} can be read and written")]
+
+
+def _sub_folders(subject: str, config: FolderConfig) -> list[Finding]:
+    """The first one in which the service could not do its work: some programs take its rights away."""
+    if not config.recursive:
+        return []
+    wanted = os.R_OK | os.X_OK | (0 if config.keep_originals else os.W_OK)
+    count = 0
+    for folder, inner, _ in os.walk(config.path):
+        count += len(inner)
+        for name in inner:
+            path = os.path.join(folder, name)  # noqa: PTH118 - as os.walk does
+            if not Path(path).is_symlink() and not os.access(path, wanted, effective_ids=True):
+                text = f"the sub-folder {printable(path)} cannot be {'read' if config.keep_originals else 'written'}"
+                return [Finding(subject=subject, is_good=False, text=text, remedy=permit(path))]
+        if count >= MOST_CHECKED:
+            break
+    return []
+
+
+def _logs(subject: str, config: FolderConfig) -> list[Finding]:
+    """A log is closed after each line by many programs."""
+    logs = [glob for glob in config.include if glob.lower().endswith(".log")]
+    if not logs or not config.trust_close:
+        return []
+    text = f"{printable(logs[0])}: a log that is closed after each line and written on becomes many items"
+    return [Finding(subject=subject, is_good=False, text=text, remedy="set trust_close = false and a long settle")]
 
 
 def _watching(subject: str, config: FolderConfig, folder_fd: int) -> Finding:

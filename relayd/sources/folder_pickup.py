@@ -145,16 +145,16 @@ class Pickup:
         try:
             await self._threads.run("it is synced", self._scanner.sync, paths)
         except OSError as error:
-            self.cannot_remove(error)
+            self.cannot_remove(error, paths[0])
             return
         forgotten = self._gone.intersection(paths)  # one that was taken meanwhile is known anew
         self._gone -= forgotten
         self._ledger.forget(self._naming.source, forgotten)
         self._tell_gone(forgotten)
 
-    def cannot_remove(self, error: OSError) -> None:
-        """Files that were taken are still there; they are not taken twice, but somebody must act."""
-        self._faults.set("removal", removal_remedy(error))
+    def cannot_remove(self, error: OSError, path: bytes) -> None:
+        """Files that were taken are still there, one at `path`; they are not taken twice, but somebody must act."""
+        self._faults.set("removal", removal_remedy(error, self._desk.folder_of(path)))
 
     def _start(self, path: bytes) -> None:
         self._tasks.create_task(self._take(path), name="take a file")
@@ -341,7 +341,7 @@ class Pickup:
 
     def _stuck(self, taken: Taken, error: OSError) -> None:
         self.known.add(taken.origin)
-        self.cannot_remove(error)
+        self.cannot_remove(error, taken.origin.path)
 
     async def _clear_away(self, ready: Ready, item: Item) -> None:
         origin = ready.file.origin
@@ -353,7 +353,7 @@ class Pickup:
             left, is_in_danger = await self._threads.run(what, self._desk.remove, ready, uses=ready.file.descriptor)
         except OSError as error:
             self.known.add(origin)
-            self.cannot_remove(error)
+            self.cannot_remove(error, origin.path)
             if ready.file.is_finished:  # it stays in reach of its writer
                 await self._unshare(item)
             return

@@ -230,7 +230,7 @@ class Audit:
     same: list[Origin] = field(default_factory=list)
     changed: list[Origin] = field(default_factory=list)
     gone: list[Origin] = field(default_factory=list)
-    stuck: OSError | None = None
+    stuck: tuple[OSError, bytes] | None = None
 
 
 def audit(rows: Sequence[Known], scanner: Scanner, desk: FileDesk, may_remove: bool) -> Audit:
@@ -269,7 +269,7 @@ def _finish(origin: Origin, desk: FileDesk, result: Audit) -> None:
     try:
         left = desk.remove_known(origin)
     except OSError as error:
-        result.stuck = error
+        result.stuck = (error, origin.path)
         result.same.append(origin)
         return
     {Left.REMOVED: result.gone, Left.REPLACED: result.changed, Left.RETURNED: result.same}[left].append(origin)

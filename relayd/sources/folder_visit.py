@@ -268,7 +268,8 @@ class Visit:
         """All of the ledger's entries if `is_thorough`, else some, going on where the last call stopped."""
         if is_thorough:
             self._audited_until = b""
-        began_at, budget, stuck = self._audited_until, AUDITED_PER_SCAN, None
+        began_at, budget = self._audited_until, AUDITED_PER_SCAN
+        stuck: tuple[OSError, bytes] | None = None
         while is_thorough or budget > 0:
             rows = await self._ledger.known(self._name, self._audited_until, AUDITED_AT_ONCE)
             may_remove = not self._config.keep_originals
@@ -282,7 +283,7 @@ class Visit:
             if not self._audited_until:
                 break
         if stuck is not None:
-            pickup.cannot_remove(stuck)
+            pickup.cannot_remove(*stuck)
         elif not began_at and not self._audited_until:
             self._faults.clear("removal")
 

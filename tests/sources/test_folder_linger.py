@@ -18,6 +18,7 @@ from relayd.rules import compile_rules
 from relayd.sources import folder_visit
 from relayd.sources.folder import FolderSource
 from relayd.sources.folder_config import FolderConfig
+from relayd.sources.folder_findings import findings
 from relayd.sources.path_filter import looks_temporary
 from relayd.spool import Spool, SpoolConfig
 from tests.sources.rig import JPEG, Store, config_for, drop, running, until, watched
@@ -195,6 +196,31 @@ async def test_what_comes_again_as_it_was_is_the_same_item(
                 await until(lambda: not os.listdir(folder))
             await until(lambda: spool.counters.items == items)
         assert spool.counters.sources["cam"].repeated == 2 - items
+
+
+# --- what a check says
+
+
+def test_a_check_says_that_a_log_becomes_many_items(folder: Path) -> None:
+    found = [one for one in findings("cam", config_for(folder, include=["*.log"])) if not one.is_good]
+    assert ["many items" in one.text for one in found] == [True]
+    assert all(one.is_good for one in findings("cam", config_for(folder, include=["*.log"], trust_close=False)))
+
+
+def test_a_check_names_the_sub_folder_that_took_its_rights_away_and_the_command(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "day one").mkdir()
+    real = os.access
+
+    def access(path: str | Path, mode: int, **options: bool) -> bool:  # the tests may run as a user who may do anything
+        return "day one" not in str(path) and real(path, mode, **options)
+
+    monkeypatch.setattr(os, "access", access)
+    found = [one for one in findings("cam", config_for(folder, recursive=True)) if not one.is_good]
+    assert [one.text for one in found] == [f"the sub-folder {folder}/day one cannot be written"]
+    assert found[0].remedy.startswith("setfacl -m u:")
+    assert found[0].remedy.endswith(f"'{folder}/day one'")
 
 
 # --- with the real spool
