@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -206,7 +207,7 @@ def camera_that_asks_after_the_upload(place: Place) -> dict[str, Expected]:
             with path.open("rb") as stream:
                 session.storbinary(f"STOR {name}", stream)
             assert session.size(name) == path.stat().st_size
-            session.sendcmd(f"MFMT 20260921144640 {name}")
+            session.sendcmd(f"MFMT {time.strftime('%Y%m%d%H%M%S', time.gmtime(PAST))} {name}")
     return {name: Expected(sha256=digest(path), captured_at=PAST) for name, path in place.media.items()}
 
 
