@@ -178,6 +178,26 @@ def test_nothing_is_left_behind_when_the_disk_refuses(
     assert not (tmp_path / "target").exists()
 
 
+def test_an_original_whose_fsync_failed_is_never_linked_again_whatever_a_later_one_says(
+    tmp_path: Path, source_fd: int, folder_fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = os.fstat(source_fd).st_ino
+    sync = os.fsync
+
+    def fail(descriptor: int) -> None:
+        if os.fstat(descriptor).st_ino == original:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(descriptor)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", fail)
+        assert not stage(source_fd, folder_fd, may_link=True).was_linked
+    assert (tmp_path / "target").stat().st_ino != original
+    (tmp_path / "target").unlink()
+    assert not stage(source_fd, folder_fd, may_link=True).was_linked, "pages that failed once are marked clean"
+    assert os.fstat(source_fd).st_nlink == 1
+
+
 def test_bytes_are_written_with_both_hashes_and_never_over_something(tmp_path: Path, folder_fd: int) -> None:
     staged = files.write_bytes(b"payload", folder_fd, "target")
     assert (tmp_path / "target").read_bytes() == b"payload"
