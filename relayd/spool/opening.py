@@ -35,11 +35,11 @@ def _open(folder: SpoolFolder, wal_limit_bytes: int, *, now: float) -> sqlite3.C
         folder.prepare()
         salvage.resume(folder, now=now)
         if _is_known_damaged(folder):
-            salvage.rebuild(folder, now=now)
+            _salvage(folder, now=now)
         (folder.root / DAMAGE_MARK).unlink(missing_ok=True)
         db = _connect(folder, wal_limit_bytes)
         if db is None:
-            salvage.rebuild(folder, now=now)
+            _salvage(folder, now=now)
             db = _connect(folder, wal_limit_bytes)
         if db is None:
             raise SpoolDamaged(
@@ -54,6 +54,11 @@ def _open(folder: SpoolFolder, wal_limit_bytes: int, *, now: float) -> sqlite3.C
             raise SpoolFull(f"the disk of {folder.root} is full: free some space and start relayd again") from error
         raise SpoolError(f"the spool {folder.root} cannot be opened: {error}") from error
     return db
+
+
+def _salvage(folder: SpoolFolder, *, now: float) -> None:
+    if not salvage.mend_indexes(folder):
+        salvage.rebuild(folder, now=now)
 
 
 def _is_known_damaged(folder: SpoolFolder) -> bool:

@@ -7,40 +7,34 @@ that people see them and their media is kept.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
+import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from relayd import clock
+from relayd.errors import SpoolError, SpoolFull
+from relayd.files import size_in_words
 from relayd.messages import Message, about
 from relayd.model import State
 from relayd.spool import counting, database, lists, lost_incidents, timekeeping
-from relayd.spool.limits import UNCLAIMED
+from relayd.spool.limits import UNCLAIMED, Disk
 from relayd.spool.media import SpoolFolder
+from relayd.spool.pages import Pages, empty_leaf
 from relayd.spool.states import state_of
 
 log = logging.getLogger("relayd.spool")
 
 MARK = "repairing"
 REBUILT = "spool.db.rebuilt"
-GAP_PROBES = 100_000
-"""How many single rows are tried between two damaged places."""
-
-_KEYS = {
-    "items": ("seq",),
-    "deliveries": ("id",),
-    "attempts": ("delivery", "number"),
-    "steps": ("delivery", "name"),
-    "ledger": ("source", "path"),
-    "counters": ("subject", "name"),
-    "notes": ("key",),
-    "events": ("seq",),
-    "commands": ("seq",),
-    "incidents": ("seq",),
-    "incident_items": ("incident", "item"),
-}
+ROWS_AT_ONCE = 1_000
+"""In one transaction, so that the log of the new database stays small."""
+LOST_NUMBERS = 10**9
+"""Passed over where nobody knows any more which numbers were given."""
 _LOST = "what was owed of it was lost with a damaged database"
 
 
@@ -86,16 +80,18 @@ def _finish(folder: SpoolFolder, aside: Path, *, now: float) -> Salvaged:
     wal = folder.root / f"{database.FILE_NAME}-wal"
     if wal.exists():
         wal.rename(aside.with_name(f"{aside.name}-wal"))
-    for name in (f"{database.FILE_NAME}-shm", REBUILT, f"{REBUILT}-wal", f"{REBUILT}-shm"):
-        (folder.root / name).unlink(missing_ok=True)
-    db = database.connect(folder.root / REBUILT)
+    (folder.root / f"{database.FILE_NAME}-shm").unlink(missing_ok=True)
+    _clear_half_built(folder)
+    _look_for_room(folder, aside)
     try:
-        database.bring_up_to_date(db)
-        rows, broken = _copy(aside, db) if aside.exists() and aside.stat().st_size else ({}, ())
-        _make_consistent(db, now=now)
-        strays = _set_strays_aside(folder, db)
-    finally:
-        db.close()
+        with contextlib.closing(database.connect(folder.root / REBUILT)) as db:
+            database.bring_up_to_date(db)
+            rows, broken = _copy(aside, db) if aside.exists() and aside.stat().st_size else ({}, ())
+            _make_consistent(db, now=now)
+            strays = _set_strays_aside(folder, db)
+    except BaseException:
+        _clear_half_built(folder)
+        raise
     (folder.root / REBUILT).rename(path)
     folder.sync(folder.root)
     (folder.root / MARK).unlink()
@@ -112,98 +108,132 @@ def _finish(folder: SpoolFolder, aside: Path, *, now: float) -> Salvaged:
     return done
 
 
+def _clear_half_built(folder: SpoolFolder) -> None:
+    for name in (REBUILT, f"{REBUILT}-wal", f"{REBUILT}-shm"):
+        (folder.root / name).unlink(missing_ok=True)
+
+
+def _look_for_room(folder: SpoolFolder, aside: Path) -> None:
+    """The new database may become as large as the old one, and its log comes on top. Raises SpoolFull."""
+    sizes = [path.stat().st_size for path in (aside, aside.with_name(f"{aside.name}-wal")) if path.exists()]
+    needed_bytes = sum(sizes) + 2 * database.LARGEST_WAL_BYTES
+    free_bytes = Disk.of(folder.root).free_bytes
+    if sizes and free_bytes < needed_bytes and folder.release_headroom():
+        free_bytes = Disk.of(folder.root).free_bytes
+    if sizes and free_bytes < needed_bytes:
+        raise SpoolFull(
+            f"the damaged database {aside} cannot be salvaged: that needs {size_in_words(needed_bytes)} on its disk, "
+            f"where {size_in_words(free_bytes)} are free; free some space and start relayd again"
+        )
+
+
+def mend_indexes(folder: SpoolFolder) -> bool:
+    """If no more than pages of indexes is damaged: make those anew, in place and with hardly any room; whether it is
+    whole now. What an index says is in its table, too, so nothing is lost."""
+    path = folder.root / database.FILE_NAME
+    if not path.exists() or not path.stat().st_size:
+        return False
+    try:
+        with contextlib.closing(database.connect(path)) as db:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with Pages(path) as pages:
+            bad = pages.bad_leaves()
+        if not bad:
+            return False
+        with path.open("r+b", buffering=0) as stream:
+            for number in bad:
+                os.pwrite(stream.fileno(), empty_leaf(), (number - 1) * database.PAGE_BYTES)
+            os.fsync(stream.fileno())
+        with contextlib.closing(database.connect(path)) as db:
+            names = [row["name"] for row in db.execute("SELECT name FROM sqlite_schema WHERE type = 'index'")]
+            for name in names:
+                db.execute(f'REINDEX "{name}"')
+            found = [row[0] for row in db.execute("PRAGMA integrity_check(10)")]
+    except (sqlite3.Error, SpoolError, OSError) as error:
+        log.warning("the indexes of %s cannot be made anew: %s", path, error)
+        return False
+    if found != ["ok"]:
+        log.warning("%s has more than damaged indexes: %s", path, "; ".join(found))
+        return False
+    log.error("%d pages of indexes of %s were damaged, and made anew: nothing is lost", len(bad), path)
+    return True
+
+
 def _copy(aside: Path, db: sqlite3.Connection) -> tuple[dict[str, int], tuple[str, ...]]:
     """Every row that can be read; (how many per table, tables with unreadable places)."""
     copied: dict[str, int] = {}
     broken: list[str] = []
-    damaged = sqlite3.connect(aside, isolation_level=None)
-    try:
-        db.execute("PRAGMA foreign_keys = OFF")
-        db.execute("BEGIN IMMEDIATE")
-        for table, keys in _KEYS.items():
-            reading = _Reading(damaged, table, keys)
+    db.execute("PRAGMA foreign_keys = OFF")
+    with contextlib.closing(sqlite3.connect(aside, isolation_level=None)) as damaged, Pages(aside) as pages:
+        for table in database.TABLES:
+            reading = _Reading(damaged, pages, table)
             copied[table] = _copy_table(reading, db)
             if reading.hit_damage:
                 broken.append(table)
-        db.execute("COMMIT")
-        db.execute("PRAGMA foreign_keys = ON")
-    finally:
-        damaged.close()
+        _never_use_again(damaged, db)
+    db.execute("PRAGMA foreign_keys = ON")
     return copied, tuple(broken)
+
+
+def _never_use_again(damaged: sqlite3.Connection, db: sqlite3.Connection) -> None:
+    """Numbers that were given to what is lost: idempotency keys are made from some."""
+    try:
+        given = dict(damaged.execute("SELECT name, seq FROM sqlite_sequence").fetchall())
+    except sqlite3.Error:
+        given = {}
+    for name in ("deliveries", "events", "commands"):
+        last = db.execute("SELECT max(seq) FROM sqlite_sequence WHERE name = ?", (name,)).fetchone()[0] or 0
+        db.execute("DELETE FROM sqlite_sequence WHERE name = ?", (name,))
+        following = max(last, given[name]) if name in given else last + LOST_NUMBERS
+        db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (name, following))
 
 
 def _copy_table(reading: _Reading, db: sqlite3.Connection) -> int:
     own = [row["name"] for row in db.execute(f'PRAGMA table_info("{reading.table}")')]
     count = 0
-    for row in reading.rows(own):
-        marks = ", ".join("?" * len(row))
-        names = ", ".join(reading.columns)
-        try:
-            db.execute(f"INSERT INTO {reading.table} ({names}) VALUES ({marks})", row)  # noqa: S608
-        except sqlite3.Error:
-            reading.hit_damage = True
-        else:
-            count += 1
+    rows = reading.rows(own)
+    while portion := list(itertools.islice(rows, ROWS_AT_ONCE)):
+        db.execute("BEGIN IMMEDIATE")
+        for columns, row in portion:
+            marks, names = ", ".join("?" * len(row)), ", ".join(columns)
+            sql = f"INSERT OR IGNORE INTO {reading.table} ({names}) VALUES ({marks})"  # noqa: S608
+            try:
+                count += db.execute(sql, row).rowcount
+            except sqlite3.Error as error:
+                if database.spoils_the_group(error):
+                    raise  # that is the new database, not the row
+                reading.hit_damage = True
+        db.execute("COMMIT")
     return count
 
 
 class _Reading:
-    """Reads a damaged table from both ends, and what it can of the middle."""
+    """Reads a damaged table from its beginning, as far as SQLite does; then what else is on its pages."""
 
-    def __init__(self, db: sqlite3.Connection, table: str, keys: tuple[str, ...]) -> None:
+    def __init__(self, db: sqlite3.Connection, pages: Pages, table: str) -> None:
         self.table = table
         self.hit_damage = False
-        self.columns: list[str] = []
         self._db = db
-        self._keys = keys
+        self._pages = pages
 
-    def rows(self, wanted: list[str]) -> Iterator[tuple[object, ...]]:
+    def rows(self, wanted: list[str]) -> Iterator[tuple[list[str], tuple[object, ...]]]:
+        """(columns, values); some come twice."""
         try:
             found = [row[1] for row in self._db.execute(f'PRAGMA table_info("{self.table}")')]
-        except sqlite3.Error:
-            found = []
-        self.columns = [name for name in wanted if name in found]
-        if not self.columns or not set(self._keys) <= set(self.columns):
-            self.hit_damage = True
-            return
-        key_places = [self.columns.index(key) for key in self._keys]
-        last: tuple[object, ...] | None = None
-        for row in self._run("ASC"):
-            last = tuple(row[place] for place in key_places)
-            yield row
-        if not self.hit_damage:
-            return
-        first: tuple[object, ...] | None = None
-        for row in self._run("DESC"):
-            key = tuple(row[place] for place in key_places)
-            if key == last:
+            columns = [name for name in wanted if name in found]
+            if columns:
+                for row in self._db.execute(f"SELECT {', '.join(columns)} FROM {self.table} NOT INDEXED"):  # noqa: S608
+                    yield columns, row
                 return
-            first = key
-            yield row
-        if len(self._keys) == 1 and isinstance(first, tuple) and isinstance(first[0], int):
-            start = last[0] if last is not None and isinstance(last[0], int) else 0
-            yield from self._gap(start + 1, first[0])
-
-    def _run(self, direction: str) -> Iterator[tuple[object, ...]]:
-        order = ", ".join(f"{key} {direction}" for key in self._keys)
-        try:
-            cursor = self._db.execute(f"SELECT {', '.join(self.columns)} FROM {self.table} ORDER BY {order}")  # noqa: S608
-            while (row := cursor.fetchone()) is not None:
-                yield row
-        except (sqlite3.Error, UnicodeDecodeError):
-            self.hit_damage = True
-
-    def _gap(self, start: int, end: int) -> Iterator[tuple[object, ...]]:
-        for number in range(start, min(end, start + GAP_PROBES)):
-            try:
-                row = self._db.execute(
-                    f"SELECT {', '.join(self.columns)} FROM {self.table} WHERE {self._keys[0]} = ?",  # noqa: S608
-                    (number,),
-                ).fetchone()
-            except (sqlite3.Error, UnicodeDecodeError):
-                continue
-            if row is not None:
-                yield row
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            log.warning("the table %s is damaged: %s", self.table, error)
+        self.hit_damage = True
+        tree = self._pages.trees.get(self.table)
+        if tree is not None:
+            places = [place for place, name in enumerate(tree.columns) if name in wanted]
+            columns = [tree.columns[place] for place in places]
+            for row in self._pages.rows(self.table):
+                yield columns, tuple(row[place] for place in places)
 
 
 def _make_consistent(db: sqlite3.Connection, *, now: float) -> None:
