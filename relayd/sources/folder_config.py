@@ -43,7 +43,8 @@ class FolderConfig(SourceConfig):
     """Take a file as soon as its writer has closed it. Turn it off for writers that close a file and go on later."""
     settle_unproven: Duration = written("1m", gt=0)
     """The same where nothing at all tells about its writer (network and FUSE mounts, files of other users where the
-    service may take no leases and saw no close) and its content has no end that shows."""
+    service may take no leases and saw no close) and its content has no end that shows. The original stays for as long
+    again, so that what goes on then is not lost."""
     linger: Duration = written("2s", ge=0)
     """How long the original stays after it was taken and after its last change: its writer may set its times, rename it
     or look at it, and that is the same item. What is urgent does not wait for it; `0s`: the original goes at once."""
@@ -67,7 +68,8 @@ class FolderConfig(SourceConfig):
     concurrency: int = Field(default=16, ge=1, le=64)
     """How many files may be on their way into the spool at once."""
     hard_link: bool = True
-    """Share the file with the spool, instead of copying it, where that is safe and possible: with `linger = "0s"`."""
+    """Share the file with the spool, instead of copying it, where that is safe and possible: once nobody wants it any
+    more."""
     keep_originals: bool = False
     """Leave the files where they are (a read-only card, an archive); each is taken once while it stays the same."""
     must_be_mounted: bool = False

@@ -34,7 +34,10 @@ TOO_BIG = "it is bigger than max_file_size"
 SYMBOLIC_LINK = "a symbolic link"
 RACY_SECONDS = 0.02
 """Two changes within one tick of the kernel's clock have the same time."""
-_WITH_AN_END = {"image/jpeg", "image/png"}
+COPIED_BYTES = 8 * 1024 * 1024
+LONGEST_WAIT_TO_LINK_SECONDS = 5.0
+"""What is bigger is not written to the disk twice for the sake of so short a while: it is linked once it is old."""
+_WITH_AN_END = {"image/jpeg", "image/png", "image/gif", "image/webp", "image/heic", "image/avif"}
 _KINDS = {
     stat.S_IFLNK: SYMBOLIC_LINK,
     stat.S_IFIFO: "a named pipe",
@@ -47,7 +50,8 @@ _KINDS = {
 @dataclass(frozen=True, slots=True)
 class Ready:
     """To be put now. Whoever gets this closes the descriptor. `is_leased`: a lease is held, so no writer can come.
-    `is_old`: it has been as it is for so long that nobody wants it any more. `changed_ns` as `change_time` says it."""
+    `is_old`: it has been as it is for so long that nobody wants it any more. `changed_ns` as `change_time` says it.
+    `is_proven`: something else than quiet says that its writer is done."""
 
     file: OpenFile
     content_type: str
@@ -55,6 +59,7 @@ class Ready:
     damage: str = ""
     is_old: bool = True
     changed_ns: int | None = None
+    is_proven: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,13 +236,20 @@ class FileDesk:
             return Busy.WRITER
         if found.st_nlink > 1 and not may_be_linked:
             return _later(origin, quiet, HARD_LINKED)
+        is_old = self._is_old(found, origin, quiet)
         wanted_seconds = self._wanted_seconds(path, descriptor, is_free)
+        if is_free and self.hard_link and not is_old and found.st_size > COPIED_BYTES:
+            wanted_seconds = max(wanted_seconds, min(self.patience.linger_seconds, LONGEST_WAIT_TO_LINK_SECONDS))
         if not _has_waited(origin, quiet, wanted_seconds):
             return Waiting(origin, None, wanted_seconds)
         verdict = mediatype.judge(descriptor, files.text_of(path.rpartition(b"/")[2]))
         is_all = verdict.is_cut and self.unfinished.is_over(origin, found)
         if verdict.is_refused and not is_all:
             return _later(origin, quiet, verdict.damage)
+        if is_free and is_old and not is_leased and self.hard_link:  # nobody wants it any more: let nobody in
+            is_leased = bool(files.hold_lease(descriptor))
+            if not is_leased or not files.is_same(origin, os.fstat(descriptor)):
+                return Busy.WRITER
         is_leased = is_leased and bool(is_free)
         file = OpenFile(descriptor=descriptor, origin=origin, is_finished=is_leased and self.hard_link)
         return Ready(
@@ -245,8 +257,9 @@ class FileDesk:
             verdict.content_type,
             is_leased,
             verdict.damage,
-            self._is_old(found, origin, quiet),
+            is_old,
             change_time(found),
+            is_proven=bool(is_free) or wanted_seconds < self.patience.blind_seconds,
         )
 
     def _wanted_seconds(self, path: bytes, descriptor: int, is_free: bool | None) -> float:

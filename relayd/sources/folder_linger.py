@@ -24,11 +24,12 @@ from relayd.sources.folder_file import FileDesk, Left, change_time
 @dataclass(slots=True, kw_only=True)
 class Taken:
     """A file whose content is in the spool. `changed_ns` is its change time when that content was read, None if that is
-    not known, or too close to tell. `due` (monotonic) is when it may be let go. It `is_missing` once its name is gone:
-    another one may turn up."""
+    not known, or too close to tell. It stays for `seconds` after its last change: `due` (monotonic) is when it may be
+    let go. It `is_missing` once its name is gone: another one may turn up."""
 
     held: Held
     changed_ns: int | None
+    seconds: float
     due: float
     is_missing: bool = False
 
@@ -90,17 +91,18 @@ class Linger:
     def item_ids(self) -> list[str]:
         return [taken.item_id for taken in self._by_inode.values()]
 
-    def add(self, held: Held, changed_ns: int | None = None) -> None:
+    def add(self, held: Held, changed_ns: int | None = None, *, seconds: float | None = None) -> None:
         """From now on it stays for as long as a writer may come back. What was known of the same file is forgotten."""
+        seconds = self.seconds if seconds is None else seconds
         before = self._by_inode.get(held.origin.inode)
         if before is not None:
             self.drop(before)
-        taken = Taken(held=held, changed_ns=changed_ns, due=clock.monotonic() + self.seconds)
+        taken = Taken(held=held, changed_ns=changed_ns, seconds=seconds, due=clock.monotonic() + seconds)
         self._by_path[held.origin.path] = self._by_inode[held.origin.inode] = taken
 
     def put_off(self, taken: Taken) -> None:
         """It changed just now, or may be changing."""
-        taken.due = clock.monotonic() + self.seconds
+        taken.due = clock.monotonic() + taken.seconds
 
     def miss(self, taken: Taken) -> None:
         """Its name is gone, or another file's. If it was renamed, its new name is about to be seen."""
@@ -140,7 +142,7 @@ def let_go(desk: FileDesk, some: Iterable[Taken], keep: bool) -> list[tuple[Take
     results: list[tuple[Taken, Again | OSError]] = []
     for taken in some:
         again = look_again(desk, taken)
-        if again.change is Change.NONE and 0 <= again.age_seconds < desk.patience.linger_seconds:
+        if again.change is Change.NONE and 0 <= again.age_seconds < taken.seconds:
             again = replace(again, change=Change.YOUNG)
         if again.change is not Change.NONE or keep:
             results.append((taken, again))

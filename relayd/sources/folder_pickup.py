@@ -307,7 +307,7 @@ class Pickup:
             if looks_temporary(origin.path.rpartition(b"/")[2]):
                 said = "source %s: %s is taken under a name that looks temporary: nobody has renamed it for long"
                 log.warning(said, self._naming.source, files.printable(origin.path))
-            if capture.is_held:
+            if capture.is_held or (self.linger.seconds and not ready.is_proven):
                 self._keep_for_a_while(ready, capture, item)
             else:
                 await self._clear_away(ready, item)
@@ -324,7 +324,8 @@ class Pickup:
         self.known.add(origin)
         is_untouched = os.fstat(ready.file.descriptor).st_ctime_ns == ready.changed_ns
         held = Held(origin=origin, item_id=item_id, sha256=sha256, captured_at=capture.captured_at)
-        self.linger.add(held, ready.changed_ns if is_untouched else None)
+        seconds = self.linger.seconds if ready.is_proven else self._desk.patience.blind_seconds
+        self.linger.add(held, ready.changed_ns if is_untouched else None, seconds=seconds)
 
     async def _forget(self, taken: Taken) -> None:
         """It is another file's place by now."""

@@ -103,7 +103,7 @@ class Visit:
             trust_leases=is_local,
             trust_close=self._config.trust_close,
             trust_inodes=self._scanner.trusts_inodes,
-            hard_link=self._config.hard_link and not self._config.keep_originals and not self._linger_seconds,
+            hard_link=self._config.hard_link and not self._config.keep_originals,
             patience=self._patience(is_local),
             writer_of=_nobody_known if self._watch is None else self._watch.writer_of,
             unfinished=self._unfinished,
