@@ -213,6 +213,7 @@ def test_another_spool_path_says_what_the_old_one_still_owes_and_a_move_takes_it
     rig.start()
     rig.drop_file("owed.jpg", picture(CHANCE, 20_000))
     wait_for(lambda: status(rig)["spool"]["pending"] == 1, "it is owed, there is no server yet")
+    wait_for(lambda: not any(rig.drop.iterdir()), "its original is let go: the new spool would not know it")
     old, new = rig.spool, rig.spool.parent / "ssd"
     rig.config.write_text(rig.config.read_text().replace(str(old), str(new)))
     command = f"the spool at {old} still holds 1 undelivered item. Move it: "
