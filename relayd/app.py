@@ -52,7 +52,7 @@ async def run(files: Sequence[Path] | None, serve: Serve) -> None:
                 await App(files, loaded, spool, serve, heartbeats, refused, lacking).run()
         finally:
             await spool.close()
-        is_over = not spool.is_damaged
+        is_over = not spool.is_to_reopen
 
 
 def _load(files: Sequence[Path] | None) -> tuple[Loaded, ConfigError | None]:
@@ -259,11 +259,14 @@ class App:
                 broker.nudge()
 
     async def _watch_spool(self) -> None:
-        """A database that turned out to be damaged is salvaged by opening it anew: end everything for that."""
-        while not self._spool.is_damaged:
+        """A database that is damaged, or was, is salvaged by opening it anew: end everything for that."""
+        while not self._spool.is_to_reopen:
             pulse.beat(DAMAGE_LOOK_SECONDS)
             await asyncio.sleep(DAMAGE_LOOK_SECONDS)
-        log.error("the spool's database is damaged: closing it, to salvage it and go on")
+        if self._spool.is_damaged:
+            log.error("the spool's database is damaged: closing it, to salvage it and go on")
+        else:
+            log.warning("there is room to salvage what was damaged: closing the spool for that")
         self._stop.set()
 
 

@@ -126,6 +126,8 @@ class Examiner:
         room = self._spool.room()
         if self._spool.is_damaged:
             return Fault(reason="its database is damaged", needs_person=True, lasts_seconds=settings.fault_after)
+        if self._spool.unsalvaged:
+            return Fault(reason=self._spool.unsalvaged, needs_person=True, lasts_seconds=settings.fault_after)
         self._is_near = _is_near(room, settings, was_near=self._is_near or self._stands(SPOOL))
         if room.unwritable:
             return Fault(reason=room.unwritable, needs_person=True, lasts_seconds=settings.fault_after)

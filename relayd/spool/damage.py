@@ -10,12 +10,21 @@ import asyncio
 import logging
 
 from relayd.errors import SpoolError
-from relayd.spool import database
+from relayd.spool import database, salvage
 from relayd.spool.engine import Engine
 
 log = logging.getLogger("relayd.spool")
 
 LOOK_EVERY_SECONDS = 10.0
+LOOK_FOR_ROOM_SECONDS = 60.0
+
+
+async def look_for_room(engine: Engine, every_seconds: float = LOOK_FOR_ROOM_SECONDS) -> None:
+    """Until a damaged database that waits for it can be salvaged: then the spool is to be opened anew."""
+    while engine.waits_for:
+        await asyncio.sleep(every_seconds)
+        engine.waits_for = await engine.in_files(salvage.why_waiting, engine.folder)
+        engine.can_salvage = not engine.waits_for
 
 
 async def look_for_damage(engine: Engine, every_seconds: float = LOOK_EVERY_SECONDS) -> None:

@@ -164,6 +164,16 @@ class Desk:
         """The database turned out to be damaged while it was open: closing and opening it again salvages it."""
         return self._engine.is_damaged
 
+    @property
+    def is_to_reopen(self) -> bool:
+        """The same, or by now there is room to salvage what was damaged before."""
+        return self._engine.is_damaged or self._engine.can_salvage
+
+    @property
+    def unsalvaged(self) -> str:
+        """Why a damaged database of before could not be salvaged yet, in words; else empty."""
+        return self._engine.waits_for
+
     async def _write(self, operation: Operation[T]) -> T:
         return await self._engine.write(operation)
 

@@ -21,7 +21,7 @@ from relayd.model import Capture, Delivery, Item, Kind, Known, Order, Origin, Ou
 from relayd.spool import accepting, arriving, delivering, lists, picking, sharing, siblings, upkeep
 from relayd.spool.change import KEPT_BYTES, Change
 from relayd.spool.correspondence import Correspondence
-from relayd.spool.damage import look_for_damage
+from relayd.spool.damage import look_for_damage, look_for_room
 from relayd.spool.engine import Engine, Hint
 from relayd.spool.holder import Holder, release_unvouched
 from relayd.spool.incident_file import IncidentFile
@@ -61,6 +61,7 @@ class Spool(Holder):
         engine.background(sweep(engine), "sweep the spool")
         engine.background(engine.keep_headroom(), "keep headroom")
         engine.background(look_for_damage(engine), "look for damage")
+        engine.background(look_for_room(engine), "look for room for a salvage")
         engine.background(release_unvouched(engine), "let go")
         return cls(engine)
 

@@ -18,7 +18,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from relayd import clock
 from relayd.errors import SpoolDamaged, SpoolError, SpoolFull, SpoolUnwritable
-from relayd.spool import database, lists, timekeeping, waiting
+from relayd.spool import database, lists, salvage, timekeeping, waiting
 from relayd.spool.change import INCIDENTS, KEPT_BYTES, Change, Tally
 from relayd.spool.database import DatabaseSize
 from relayd.spool.limits import Disk, Need, Room, Shortage, SpoolConfig, Used, room, shortage
@@ -83,6 +83,10 @@ class Engine:
         self._refused: tuple[Need, int, float] | None = None
         self._unwritable: dict[str, tuple[str, float]] = {}
         self.is_damaged = False
+        self.waits_for = salvage.why_waiting(folder)
+        """Why a damaged database of before could not be salvaged yet; else empty."""
+        self.can_salvage = False
+        """Whether by now it can."""
         self.arriving: set[str] = set()
         self.vouched: dict[str, float] = {}
         self.strays: set[str] = set()

@@ -223,6 +223,10 @@ class SpoolFolder:
         self.salvaged.mkdir(mode=0o700, exist_ok=True)
         self.path_of(item_id).rename(self.salvaged / item_id)
 
+    def bring_back(self, item_id: str) -> None:
+        """Its row was found after all."""
+        (self.salvaged / item_id).rename(self.path_of(item_id))
+
     # --- headroom
 
     def keep_headroom(self, size_bytes: int, floor_bytes: int) -> bool:

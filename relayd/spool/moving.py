@@ -22,7 +22,7 @@ from pathlib import Path
 from relayd import smallfiles
 from relayd.errors import SpoolError
 from relayd.files import fsync_folder, printable, size_in_words
-from relayd.spool import database
+from relayd.spool import database, salvage
 from relayd.spool.media import SpoolFolder
 from relayd.spool.records import Report
 
@@ -48,6 +48,10 @@ def move(source: Path, target: Path, progress: Progress = lambda done, total: No
         if _target_of(source) != target:
             if not (source / database.FILE_NAME).exists():
                 raise SpoolError(f"there is no spool at {source}")
+            if salvage.waiting(folder):
+                raise SpoolError(
+                    salvage.why_waiting(folder) or "a damaged database is still to be salvaged: start relayd"
+                )
             _look_at(source, target)
             _make(target)
             there.lock()

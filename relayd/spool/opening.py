@@ -1,7 +1,7 @@
 """How a spool is opened, whatever state a crash, a full disk or a bad one left it in.
 
 Promises: afterwards there is a database of the newest shape that answers, owned by this process. A damaged one is kept
-beside it and salvaged (`salvage.py`); a newer one is refused untouched.
+beside it and salvaged (`salvage.py`), later if there is no room now; a newer one is refused untouched.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def _open(folder: SpoolFolder, wal_limit_bytes: int, *, now: float) -> sqlite3.C
                 f"{path} cannot be used, not even when made anew: look for disk errors in the kernel log"
             )
         timekeeping.resume(db, now=now)
+        salvage.catch_up(folder, db, now=now)
         folder.clear_incoming()
     except sqlite3.Error as error:
         raise database.in_words(error, path) from error

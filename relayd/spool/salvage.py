@@ -1,8 +1,9 @@
 """A damaged database: set aside, what can be read of it copied into a new one, and nothing on the disk removed.
 
 Promises: it can be cut at any point and goes on at the next start. The damaged file stays as `spool.db.damaged-TIME`;
-media that no row speaks for any more goes to salvaged/. Items whose deliveries were lost are dead with that reason, so
-that people see them and their media is kept.
+media that no row speaks for any more goes to salvaged/. Where the disk has no room for a second database, the spool
+begins empty and the damaged one waits: a later start adds what it holds (`catch_up`). Items whose deliveries were lost
+are dead with that reason, so that people see them and their media is kept.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import itertools
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from relayd import clock
-from relayd.errors import SpoolError, SpoolFull
+from relayd import clock, smallfiles
+from relayd.errors import SpoolError
 from relayd.files import size_in_words
 from relayd.messages import Message, about
 from relayd.model import State
@@ -31,6 +32,12 @@ log = logging.getLogger("relayd.spool")
 
 MARK = "repairing"
 REBUILT = "spool.db.rebuilt"
+WAITING = "unsalvaged"
+"""A file of this name lists the damaged databases, one a line, for which there was no room."""
+NOTE = "salvaged:"
+"""With a name: what that database held is in this one by now."""
+_SMALL = ("ledger", "counters", "notes", "commands", "incidents")
+"""Tables that an empty spool begins with all the same: what was taken, what is paused, what is open."""
 ROWS_AT_ONCE = 1_000
 """In one transaction, so that the log of the new database stays small."""
 LOST_NUMBERS = 10**9
@@ -68,11 +75,10 @@ def resume(folder: SpoolFolder, *, now: float) -> Salvaged | None:
         return None
     name = mark.read_text(encoding="ascii", errors="replace")
     aside = folder.root / name
-    is_ours = name.startswith(f"{database.FILE_NAME}.damaged-") and "/" not in name
     if (folder.root / database.FILE_NAME).exists():
         mark.unlink()  # cut before it began (found damaged again) or after it was done
         return None
-    return _finish(folder, aside if is_ours else folder.root / f"{database.FILE_NAME}.damaged", now=now)
+    return _finish(folder, aside if _is_ours(name) else folder.root / f"{database.FILE_NAME}.damaged", now=now)
 
 
 def _finish(folder: SpoolFolder, aside: Path, *, now: float) -> Salvaged:
@@ -82,12 +88,14 @@ def _finish(folder: SpoolFolder, aside: Path, *, now: float) -> Salvaged:
         wal.rename(aside.with_name(f"{aside.name}-wal"))
     (folder.root / f"{database.FILE_NAME}-shm").unlink(missing_ok=True)
     _clear_half_built(folder)
-    _look_for_room(folder, aside)
+    lacking = _lacking_room(folder, aside, copies=1)
+    _set_waiting(folder, aside.name, is_waiting=bool(lacking))
     try:
         with contextlib.closing(database.connect(folder.root / REBUILT)) as db:
             database.bring_up_to_date(db)
-            rows, broken = _copy(aside, db) if aside.exists() and aside.stat().st_size else ({}, ())
-            _make_consistent(db, now=now)
+            rows, broken = _copy(aside, db, _SMALL if lacking else database.TABLES)
+            with _one_transaction(db):
+                _make_consistent(db, now=now)
             strays = _set_strays_aside(folder, db)
     except BaseException:
         _clear_half_built(folder)
@@ -95,6 +103,9 @@ def _finish(folder: SpoolFolder, aside: Path, *, now: float) -> Salvaged:
     (folder.root / REBUILT).rename(path)
     folder.sync(folder.root)
     (folder.root / MARK).unlink()
+    if lacking:
+        log.error("the spool was damaged and begins empty: %s", lacking, extra=about(Message.SPOOL_SALVAGED))
+        return Salvaged(aside=aside, rows=rows, strays=strays, broken_tables=broken)
     done = Salvaged(aside=aside if aside.exists() else None, rows=rows, strays=strays, broken_tables=broken)
     log.error(
         "the spool was damaged: %d items and %d deliveries salvaged, %d media files without a row are kept in %s, %s",
@@ -113,18 +124,124 @@ def _clear_half_built(folder: SpoolFolder) -> None:
         (folder.root / name).unlink(missing_ok=True)
 
 
-def _look_for_room(folder: SpoolFolder, aside: Path) -> None:
-    """The new database may become as large as the old one, and its log comes on top. Raises SpoolFull."""
+def catch_up(folder: SpoolFolder, db: sqlite3.Connection, *, now: float) -> None:
+    """Add what waits to be salvaged to a spool that began empty, as far as there is room. What is in it keeps its
+    place: what comes is older."""
+    for name in waiting(folder):
+        lacking = _lacking_room(folder, folder.root / name, copies=2)
+        if lacking:
+            log.error("%s", lacking)
+            return
+        if db.execute("SELECT 1 FROM notes WHERE key = ?", (NOTE + name,)).fetchone() is None:
+            db.execute("PRAGMA foreign_keys = OFF")
+            try:
+                with _one_transaction(db):
+                    rows = _add(folder.root / name, db, now=now)
+            except sqlite3.Error as error:
+                log.error("%s cannot be salvaged yet: %s", name, error)
+                return
+            finally:
+                db.execute("PRAGMA foreign_keys = ON")
+            log.error("%d items and %d deliveries of %s salvaged", rows["items"], rows["deliveries"], name)
+        _bring_media_back(folder, db)
+        _set_waiting(folder, name, is_waiting=False)
+        db.execute("DELETE FROM notes WHERE key = ?", (NOTE + name,))
+
+
+def waiting(folder: SpoolFolder) -> list[str]:
+    """Names of the damaged databases that are still to be salvaged, the oldest first."""
+    try:
+        names = (folder.root / WAITING).read_text(encoding="ascii", errors="replace").split()
+    except FileNotFoundError:
+        return []
+    return [name for name in names if _is_ours(name) and (folder.root / name).exists()]
+
+
+def why_waiting(folder: SpoolFolder) -> str:
+    """What the first of them waits for, in words; empty if there is none, or if it waits only for the next start."""
+    names = waiting(folder)
+    return _lacking_room(folder, folder.root / names[0], copies=2) if names else ""
+
+
+def _set_waiting(folder: SpoolFolder, name: str, *, is_waiting: bool) -> None:
+    names = waiting(folder)
+    wanted = [one for one in names if one != name] + [name] * is_waiting
+    if wanted:
+        smallfiles.put(folder.root / WAITING, "\n".join(wanted).encode("ascii"), mode=0o600)
+    else:
+        smallfiles.remove(folder.root / WAITING)
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith(f"{database.FILE_NAME}.damaged-") and "/" not in name
+
+
+def _add(aside: Path, db: sqlite3.Connection, *, now: float) -> dict[str, int]:
+    """Inside the caller's transaction."""
+    with Pages(aside) as pages:
+        highest = _highest(pages, "items", "seq")
+    for table, column in (("items", "seq"), ("deliveries", "item"), ("incident_items", "item")):
+        # Twice, so that no number is the old one of another row meanwhile.
+        db.execute(f"UPDATE {table} SET {column} = -{column} - ?", (highest,))  # noqa: S608
+        db.execute(f"UPDATE {table} SET {column} = -{column}")  # noqa: S608
+    rows, _ = _copy(aside, db, database.TABLES)
+    times = timekeeping.read_now(db)
+    steady = times.steady(now)
+    db.execute("UPDATE items SET taken_steady = min(taken_steady, ?) WHERE seq <= ?", (steady, highest))
+    db.execute("UPDATE deliveries SET owed_since = min(owed_since, ?) WHERE item <= ?", (steady, highest))
+    db.execute(
+        "UPDATE deliveries SET due_at = min(due_at, ?) WHERE state = 'pending' AND item <= ?", (times.due(now), highest)
+    )
+    _make_consistent(db, now=now)
+    db.execute("INSERT INTO notes (key, value) VALUES (?, '')", (NOTE + aside.name,))
+    return rows
+
+
+def _bring_media_back(folder: SpoolFolder, db: sqlite3.Connection) -> None:
+    if not folder.salvaged.is_dir():
+        return
+    names = (entry.name for entry in folder.salvaged.iterdir())
+    while batch := list(itertools.islice(names, ROWS_AT_ONCE)):
+        for item_id in lists.kept_media(db, batch):
+            folder.bring_back(item_id)
+
+
+def _lacking_room(folder: SpoolFolder, aside: Path, *, copies: int) -> str:
+    """Why it cannot be salvaged now, in words; else empty. The new database may become as large as the old one, and its
+    log comes on top."""
     sizes = [path.stat().st_size for path in (aside, aside.with_name(f"{aside.name}-wal")) if path.exists()]
-    needed_bytes = sum(sizes) + 2 * database.LARGEST_WAL_BYTES
+    needed_bytes = copies * sum(sizes) + 2 * database.LARGEST_WAL_BYTES
     free_bytes = Disk.of(folder.root).free_bytes
-    if sizes and free_bytes < needed_bytes and folder.release_headroom():
-        free_bytes = Disk.of(folder.root).free_bytes
-    if sizes and free_bytes < needed_bytes:
-        raise SpoolFull(
-            f"the damaged database {aside} cannot be salvaged: that needs {size_in_words(needed_bytes)} on its disk, "
-            f"where {size_in_words(free_bytes)} are free; free some space and start relayd again"
-        )
+    if not sizes or free_bytes >= needed_bytes:
+        return ""
+    return (
+        f"what the damaged database {aside} holds waits to be salvaged: that needs {size_in_words(needed_bytes)} free "
+        f"on its disk, and there are {size_in_words(free_bytes)}; free some space, relayd goes on by itself"
+    )
+
+
+def _highest(pages: Pages, table: str, column: str) -> int:
+    if table not in pages.trees:
+        return 0
+    place = pages.trees[table].columns.index(column)
+    return max((row[place] for row in pages.rows(table) if isinstance(row[place], int)), default=0)
+
+
+@contextlib.contextmanager
+def _one_transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """One that is open already goes on."""
+    is_inside = db.in_transaction
+    if is_inside:
+        yield
+        return
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
 
 
 def mend_indexes(folder: SpoolFolder) -> bool:
@@ -159,33 +276,35 @@ def mend_indexes(folder: SpoolFolder) -> bool:
     return True
 
 
-def _copy(aside: Path, db: sqlite3.Connection) -> tuple[dict[str, int], tuple[str, ...]]:
+def _copy(aside: Path, db: sqlite3.Connection, tables: Collection[str]) -> tuple[dict[str, int], tuple[str, ...]]:
     """Every row that can be read; (how many per table, tables with unreadable places)."""
-    copied: dict[str, int] = {}
+    copied: dict[str, int] = dict.fromkeys(database.TABLES, 0)
     broken: list[str] = []
+    if not aside.exists() or not aside.stat().st_size:
+        return copied, ()
     db.execute("PRAGMA foreign_keys = OFF")
     with contextlib.closing(sqlite3.connect(aside, isolation_level=None)) as damaged, Pages(aside) as pages:
-        for table in database.TABLES:
+        for table in tables:
             reading = _Reading(damaged, pages, table)
             copied[table] = _copy_table(reading, db)
             if reading.hit_damage:
                 broken.append(table)
-        _never_use_again(damaged, db)
+        _never_use_again(damaged, pages, db)
     db.execute("PRAGMA foreign_keys = ON")
     return copied, tuple(broken)
 
 
-def _never_use_again(damaged: sqlite3.Connection, db: sqlite3.Connection) -> None:
+def _never_use_again(damaged: sqlite3.Connection, pages: Pages, db: sqlite3.Connection) -> None:
     """Numbers that were given to what is lost: idempotency keys are made from some."""
     try:
         given = dict(damaged.execute("SELECT name, seq FROM sqlite_sequence").fetchall())
     except sqlite3.Error:
         given = {}
-    for name in ("deliveries", "events", "commands"):
+    for name, key in (("deliveries", "id"), ("events", "seq"), ("commands", "seq")):
         last = db.execute("SELECT max(seq) FROM sqlite_sequence WHERE name = ?", (name,)).fetchone()[0] or 0
         db.execute("DELETE FROM sqlite_sequence WHERE name = ?", (name,))
-        following = max(last, given[name]) if name in given else last + LOST_NUMBERS
-        db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (name, following))
+        following = given[name] if name in given else _highest(pages, name, key) + LOST_NUMBERS
+        db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (name, max(last, following)))
 
 
 def _copy_table(reading: _Reading, db: sqlite3.Connection) -> int:
@@ -193,17 +312,22 @@ def _copy_table(reading: _Reading, db: sqlite3.Connection) -> int:
     count = 0
     rows = reading.rows(own)
     while portion := list(itertools.islice(rows, ROWS_AT_ONCE)):
-        db.execute("BEGIN IMMEDIATE")
-        for columns, row in portion:
-            marks, names = ", ".join("?" * len(row)), ", ".join(columns)
-            sql = f"INSERT OR IGNORE INTO {reading.table} ({names}) VALUES ({marks})"  # noqa: S608
-            try:
-                count += db.execute(sql, row).rowcount
-            except sqlite3.Error as error:
-                if database.spoils_the_group(error):
-                    raise  # that is the new database, not the row
-                reading.hit_damage = True
-        db.execute("COMMIT")
+        with _one_transaction(db):
+            count += _insert(reading, portion, db)
+    return count
+
+
+def _insert(reading: _Reading, portion: list[tuple[list[str], tuple[object, ...]]], db: sqlite3.Connection) -> int:
+    count = 0
+    for columns, row in portion:
+        marks, names = ", ".join("?" * len(row)), ", ".join(columns)
+        sql = f"INSERT OR IGNORE INTO {reading.table} ({names}) VALUES ({marks})"  # noqa: S608
+        try:
+            count += db.execute(sql, row).rowcount
+        except sqlite3.Error as error:
+            if database.spoils_the_group(error):
+                raise  # that is the new database, not the row
+            reading.hit_damage = True
     return count
 
 
@@ -237,8 +361,7 @@ class _Reading:
 
 
 def _make_consistent(db: sqlite3.Connection, *, now: float) -> None:
-    """No orphans, states that follow from the deliveries, counters that add up."""
-    db.execute("BEGIN IMMEDIATE")
+    """Inside the caller's transaction: no orphans, states that follow from the deliveries, counters that add up."""
     db.execute("DELETE FROM deliveries WHERE item NOT IN (SELECT seq FROM items)")
     db.execute("DELETE FROM attempts WHERE delivery NOT IN (SELECT id FROM deliveries)")
     db.execute("DELETE FROM steps WHERE delivery NOT IN (SELECT id FROM deliveries)")
@@ -248,7 +371,6 @@ def _make_consistent(db: sqlite3.Connection, *, now: float) -> None:
     correct_states(db, now=now)
     lost_incidents.settle(db, now=now)
     counting.correct(db)
-    db.execute("COMMIT")
 
 
 def correct_states(db: sqlite3.Connection, *, now: float) -> int:

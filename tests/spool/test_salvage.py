@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import errno
+import os
 import random
 import sqlite3
 from collections import Counter
@@ -11,11 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from relayd.errors import SpoolFull
-from relayd.model import Kind
+from relayd.errors import SpoolError, SpoolFull
+from relayd.model import Kind, Priority
 from relayd.spool import Spool, SpoolConfig, check, database, salvage
+from relayd.spool.damage import look_for_room
 from relayd.spool.limits import Disk
+from relayd.spool.media import SpoolFolder
+from relayd.spool.moving import move
 from relayd.spool.pages import Pages
+from tests.patience import PATIENT_SECONDS
 from tests.spool.rig import NOW, adds_up, begun, config, media_names, message, opened, order
 
 PAGE = database.PAGE_BYTES
@@ -135,7 +142,60 @@ async def test_damage_of_an_index_alone_is_mended_in_place_where_there_is_no_roo
     assert check(settings.path).is_good
 
 
-async def test_without_room_for_a_salvage_nothing_is_begun_and_nothing_lost(
+async def test_without_room_for_a_salvage_the_spool_begins_empty_and_catches_up_once_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = config(tmp_path)
+    ids = await filled(settings)
+    path = settings.path / "spool.db"
+    overwrite(path, root_of(path, "items"), root_of(path, "deliveries"))
+    with monkeypatch.context() as small:
+        narrow(small, path.stat().st_size // 2)
+        for number in range(2):
+            async with opened(settings, now=NOW + 100) as spool:
+                await spool.sweep()
+                assert spool.counters.stored == number
+                assert "waits to be salvaged: that needs" in spool.unsalvaged
+                assert media_names(settings.path) == []
+                pressed = await spool.put(message(), [order("api", Priority.EMERGENCY)], now=NOW + 100)
+                ids.append(pressed.id)
+                assert adds_up(spool)
+            with pytest.raises(SpoolError, match="waits to be salvaged"):
+                move(settings.path, tmp_path / "elsewhere")
+    assert "begins empty" in caplog.text
+    async with opened(settings, now=NOW + 200) as spool:
+        await spool.sweep()
+        assert not spool.unsalvaged
+        assert [one.item.id for one in await spool.items(limit=1000)] == ids[::-1]
+        assert spool.counters.stored == len(ids)
+        assert media_names(settings.path) == [ids[COUNT]]
+        assert adds_up(spool)
+        begun_ids = [(await begun(spool, now=NOW + 200)).item.id for _ in range(COUNT + 2)]
+        assert begun_ids == [*ids[-2:], *ids[:COUNT]]
+        assert (await begun(spool, "nas", now=NOW + 200)).item.id == ids[COUNT]
+    assert len(asides(settings)) == 1
+    assert check(settings.path).is_good
+
+
+async def test_the_running_relay_is_told_once_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config(tmp_path)
+    await filled(settings)
+    path = settings.path / "spool.db"
+    overwrite(path, root_of(path, "items"))
+    with monkeypatch.context() as small:
+        narrow(small, path.stat().st_size // 2)
+        spool = await Spool.open(settings, now=NOW + 100)
+    try:
+        assert spool.unsalvaged
+        async with asyncio.timeout(PATIENT_SECONDS):
+            await look_for_room(spool._engine, every_seconds=0.01)
+        assert spool.is_to_reopen
+        assert not spool.is_damaged
+    finally:
+        await spool.close()
+
+
+async def test_a_catching_up_that_is_cut_after_its_commit_adds_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = config(tmp_path)
@@ -144,13 +204,22 @@ async def test_without_room_for_a_salvage_nothing_is_begun_and_nothing_lost(
     overwrite(path, root_of(path, "items"))
     with monkeypatch.context() as small:
         narrow(small, path.stat().st_size // 2)
-        for _ in range(2):
-            with pytest.raises(SpoolFull, match="cannot be salvaged: that needs"):
-                await Spool.open(settings, now=NOW + 100)
-            assert not list(settings.path.glob("spool.db.rebuilt*"))
-    async with opened(settings, now=NOW + 100) as spool:
-        assert spool.counters.stored == len(ids)
-        assert media_names(settings.path) == ids[-1:]
+        async with opened(settings, now=NOW + 100) as spool:
+            ids.append((await spool.put(message(), [order()], now=NOW + 100)).id)
+
+    def cut(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(SpoolFolder, "bring_back", cut)
+        with pytest.raises(SpoolError, match="cannot be opened"):
+            await Spool.open(settings, now=NOW + 200)
+    async with opened(settings, now=NOW + 200) as spool:
+        await spool.sweep()
+        assert [one.item.id for one in await spool.items(limit=1000)] == ids[::-1]
+        assert media_names(settings.path) == [ids[COUNT]]
+        assert adds_up(spool)
+    assert check(settings.path).is_good
 
 
 async def test_a_disk_that_gets_full_is_not_taken_for_rows_that_are_bad(

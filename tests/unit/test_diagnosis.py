@@ -188,6 +188,13 @@ async def test_a_small_disk_is_near_its_limit_when_little_of_it_is_left_not_from
     assert ("spool" in (await Eye(spool).look()).faults) == is_near
 
 
+async def test_what_waits_for_room_to_be_salvaged_is_a_fault_of_the_spool(spool: Spool) -> None:
+    spool._engine.waits_for = "what the damaged database holds waits to be salvaged"
+    fault = (await Eye(spool).look()).faults["spool"]
+    assert fault.needs_person
+    assert "waits to be salvaged" in fault.reason
+
+
 async def test_a_disk_that_turned_read_only_is_a_fault_of_the_spool_with_its_remedy(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
