@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from relayd import clock
 from relayd.errors import TryAgain, Unavailable
@@ -52,11 +53,15 @@ class Answer:
         """Whether this is a 4xx that the same request will meet again."""
         return 400 <= self.status < 500 and self.status not in _UNAVAILABLE
 
-    def json(self) -> JSON:
-        """The body as JSON. Raises Unavailable for a page (a captive portal), TryAgain for anything else."""
+    def json(self, *, may_follow_text: bool = False) -> JSON:
+        """The body as JSON; with `may_follow_text` also where a server prints warnings before it, on lines of their
+        own. Raises Unavailable for a page (a captive portal), TryAgain for anything else."""
         try:
             parsed: JSON = json.loads(self.body.decode("utf-8-sig"), parse_constant=_no_number)
         except (ValueError, RecursionError):
+            followed = _after_text(self.body) if may_follow_text else None
+            if followed is not None:
+                return followed
             if self.is_html:
                 raise Unavailable(f"{self.where} answered with a web page: a captive portal, or url is wrong") from None
             raise TryAgain(f"{self.where} answered {self.status} with something that is no JSON") from None
@@ -77,7 +82,9 @@ class Answer:
             reason = "the network asks for a login: a captive portal" if status == 511 else f"answers {status}"
             raise Unavailable(f"{self.where}: {reason}{self._said()}", retry_after_seconds=self.retry_after_seconds())
         if 300 <= status < 400:
-            raise Unavailable(f"{self.where} redirects elsewhere ({status}): a captive portal, or url is wrong")
+            to = _site(self.headers.get("Location", ""))
+            whither = f"to {to}" if to else "elsewhere"
+            raise Unavailable(f"{self.where} redirects {whither} ({status}): a captive portal, or url is wrong")
         if status >= 500 or status < 200:
             raise TryAgain(f"{self.where} answered {status}{self._said()}")
         if status < 300 and self.is_early:
@@ -116,6 +123,27 @@ def scrubbed(text: str, limit: int = 200) -> str:
     known = hidden(text[: 4 * limit + _LONGEST_SECRET])
     line = printable(" ".join(known[: 4 * limit].split()))
     return _TOKENLIKE.sub("…", line.encode("ascii", "backslashreplace").decode())[:limit]
+
+
+def _site(address: str) -> str:
+    """Scheme and host of an address: its path may be a secret. Empty for one that names no host."""
+    try:
+        parts = urlsplit(address)
+        host = parts.hostname
+    except ValueError:
+        return ""
+    return printable(f"{parts.scheme}://{host}")[:120] if host and parts.scheme in ("http", "https") else ""
+
+
+def _after_text(body: bytes) -> JSON:
+    """The object or list that the last line ends with; None if there is none."""
+    line = body.decode("utf-8", "replace").strip().rpartition("\n")[2]
+    start = re.search(r"[{\[]", line)
+    try:
+        found: JSON = json.loads(line[start.start() :], parse_constant=_no_number) if start else None
+    except (ValueError, RecursionError):
+        return None
+    return found
 
 
 def _message(body: bytes) -> str:

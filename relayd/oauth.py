@@ -36,6 +36,9 @@ MARGIN_SHARE = 0.1
 FORM = "application/x-www-form-urlencoded"
 AS_JSON = "application/json"
 _TOKEN = re.compile(r"[!-~]{1,8192}")
+_ABOUT_TOKEN = re.compile(rb"access[ _]token|invalid_token|expired_token|token_(?:expired|revoked)", re.IGNORECASE)
+LARGE_BYTES = 64 * 1024
+"""What is larger is not sent to find out whether a login is honoured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +52,28 @@ class ClientCredentials:
     """Logs in at `path` of an API and makes calls with the token.
 
     `first` is the body form (FORM or AS_JSON) to try first; the other one is tried once on 400 or 415, and whichever
-    worked is remembered.
+    worked is remembered. Once both were refused, each further login tries one, in turn: sites that count failures lock
+    people out. `probe` is the path of something small that takes a login.
     """
 
-    def __init__(self, client: HttpClient, path: str, client_id: str, client_secret: Secret, first: str = FORM) -> None:
+    def __init__(
+        self,
+        client: HttpClient,
+        path: str,
+        client_id: str,
+        client_secret: Secret,
+        first: str = FORM,
+        *,
+        probe: str | None = None,
+    ) -> None:
         self._client = client
         self._path = path
         self._client_id = client_id
         self._client_secret = client_secret
         self._forms = [FORM, AS_JSON] if first == FORM else [AS_JSON, FORM]
+        self._probe = probe
+        self._is_doubtful = False
+        self._are_all_refused = False
         self._token: _Token | None = None
         self._login = asyncio.Lock()
 
@@ -70,19 +86,24 @@ class ClientCredentials:
         body: bytes | Body = b"",
         is_repeatable: bool = True,
     ) -> Answer:
-        """One authorized exchange, as `HttpClient.send`; on a 401 once more with a new token, then LoginRefused.
-        `nothing_happened` says where it got no further than the login; a 401 counts as that."""
+        """One authorized exchange, as `HttpClient.send`; on a 401, or a 403 that is about the token, once more with a
+        new one, then LoginRefused. `nothing_happened` says where it got no further than the login; a 401 counts as
+        that. While a login is in doubt, `probe` is asked for before something large is sent."""
         token = await self._current(refused=None)
+        is_large = self._probe is not None and _size_bytes(body) > LARGE_BYTES
+        if not (is_large and self._is_doubtful):
+            answer = await self._send_with(token, method, url, headers, body, is_repeatable=is_repeatable)
+            if not _refuses_token(answer):
+                self._is_doubtful = False
+                return answer
+            self._is_doubtful = True
+            token = await self._current(refused=token)
+        if is_large:
+            await self._look(token)
         answer = await self._send_with(token, method, url, headers, body, is_repeatable=is_repeatable)
-        if answer.status != 401:
-            return answer
-        token = await self._current(refused=token)
-        answer = await self._send_with(token, method, url, headers, body, is_repeatable=is_repeatable)
-        if answer.status == 401:
-            self._forget(token)
-            raise LoginRefused(
-                f"{answer.refusal()}, with a new token too: this client_id may lack the permission, check its rights"
-            ).harmless()
+        if _refuses_token(answer):
+            raise self._refused(token, answer)
+        self._is_doubtful = False
         return answer
 
     async def log_in(self) -> None:
@@ -120,9 +141,19 @@ class ClientCredentials:
                     raise error.harmless() from None
             return cached
 
-    def _forget(self, token: _Token) -> None:
+    async def _look(self, token: _Token) -> None:
+        """Raises LoginRefused if the token is refused for something small, too."""
+        answer = await self._send_with(token, "GET", self._client.url(str(self._probe)), None, b"", is_repeatable=True)
+        if _refuses_token(answer):
+            raise self._refused(token, answer)
+
+    def _refused(self, token: _Token, answer: Answer) -> LoginRefused:
         if self._token is token:
             self._token = None
+        return LoginRefused(
+            f"{answer.refusal()}, with a new token too: this client_id may lack the permission, or something in front"
+            f" of the API takes the Authorization header away"
+        ).harmless()
 
     async def _fetch(self) -> _Token:
         try:
@@ -131,7 +162,7 @@ class ClientCredentials:
             raise LoginRefused(f"client_secret cannot be had: {error}") from None
         credentials = {"client_id": self._client_id, "client_secret": secret, "grant_type": "client_credentials"}
         url = self._client.url(self._path)
-        for form in list(self._forms):
+        for form in self._forms[:1] if self._are_all_refused else list(self._forms):
             body = urlencode(credentials) if form == FORM else json.dumps(credentials)
             asked_at = clock.monotonic()
             answer = await self._client.send(
@@ -141,11 +172,24 @@ class ClientCredentials:
             if answer.status not in (400, 415):
                 break
         if answer.status >= 400:
+            self._are_all_refused = answer.status in (400, 415)
+            self._forms.reverse()
             said = answer.refusal().replace(secret, "***")
             raise LoginRefused(f"login refused: {said}; check client_id, client_secret and url")
-        token = _read_token(answer.json(), answer.where, asked_at)
+        token = _read_token(answer.json(may_follow_text=True), answer.where, asked_at)
+        self._are_all_refused = False
         self._forms.sort(key=lambda known: known != form)
         return token
+
+
+def _refuses_token(answer: Answer) -> bool:
+    """A 401, or a 403 in whose words, or in whose WWW-Authenticate, it is the token."""
+    said = answer.headers.get("WWW-Authenticate", "").encode() + answer.body[:4096]
+    return answer.status == 401 or (answer.status == 403 and _ABOUT_TOKEN.search(said) is not None)
+
+
+def _size_bytes(body: bytes | Body) -> int:
+    return len(body) if isinstance(body, bytes) else body.length
 
 
 def _read_token(answered: JSON, place: str, asked_at: float) -> _Token:

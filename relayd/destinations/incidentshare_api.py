@@ -17,18 +17,29 @@ from relayd.httpanswer import Answer, scrubbed
 from relayd.model import JSON
 
 _UNPROCESSED = frozenset({425, 429, 503})
+_TAG = re.compile(r"<[^<>]{0,200}>")
 _STREAM = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 _ABOUT_LOGIN = re.compile(
     r"\b(?:access[ _]token|invalid_token|expired_token|insufficient_scope|invalid_client|unauthori[sz]ed|"
     r"permissions?|credentials?|not logged in|rest_forbidden|access_denied)\b",
     re.IGNORECASE,
 )
+_ABOUT_FILE = re.compile(
+    r"not allowed to upload this file type|upload_max_filesize|MAX_FILE_SIZE|post_max_size|exceeds the maximum upload"
+    r"|file type is not permitted",
+    re.IGNORECASE,
+)
+"""WordPress' own words, which come with a 500: the same file will meet them again."""
 _SHORTEST_PHONE = 6
 _LONGEST_ENDING = 11
 
 
 def judge(answer: Answer, setting: str) -> None:
     """Return if it may be a success, else raise what it means. `setting` names what to look at if the path is wrong."""
+    if answer.status >= 400 and _ABOUT_FILE.search(_words(answer)):
+        raise Rejected(
+            f"{answer.where} answered {answer.status}: it does not take this file: {_said(answer)}"
+        ).harmless()
     try:
         answer.raise_for_outage()
     except DeliveryError as error:
@@ -37,6 +48,11 @@ def judge(answer: Answer, setting: str) -> None:
         raise
     if answer.status == 413:
         raise Rejected(f"{answer.refusal()}: the file is too large for this site").harmless()
+    if answer.status == 403 and answer.is_html:
+        raise LoginRefused(
+            f"{answer.where} refuses with 403 and a web page: a firewall or a security plugin in front of the site;"
+            " have the address of this relay and this path allowed"
+        ).harmless()
     if answer.status in (401, 403):
         raise LoginRefused(f"{answer.refusal()}: wrong credentials, or client_id lacks the permission").harmless()
     if answer.status in (404, 405):
@@ -48,7 +64,7 @@ def judge(answer: Answer, setting: str) -> None:
 def judge_success(answer: Answer) -> dict[str, JSON]:
     """The object that says `success`. Raises Rejected, or LoginRefused about the credentials, where it says false;
     TryAgain for another shape, Unavailable for a captive portal."""
-    found = answer.json()
+    found = answer.json(may_follow_text=True)
     if not isinstance(found, dict) or "success" not in found:
         raise TryAgain(f"{answer.where} answered {answer.status} with something that is no answer of IncidentShare")
     _judge_word(answer, found)
@@ -57,7 +73,7 @@ def judge_success(answer: Answer) -> dict[str, JSON]:
 
 def groups(answer: Answer) -> list[dict[str, JSON]]:
     """The groups of a list, bare or below some name. Raises like `judge_success`."""
-    found = answer.json()
+    found = answer.json(may_follow_text=True)
     if isinstance(found, dict):
         _judge_word(answer, found)
         found = next((value for value in found.values() if isinstance(value, list)), None)
@@ -123,6 +139,17 @@ def has_upload(answer: Answer, mark: str) -> bool:
     """Whether a list names a file with this mark, whatever else the site made of the name."""
     pattern = re.compile(re.escape(mark) + r"(?![0-9])", re.IGNORECASE)
     return any(pattern.search(text) for text in answer.texts())
+
+
+def _words(answer: Answer) -> str:
+    return answer.body[:16384].decode("utf-8", "replace")
+
+
+def _said(answer: Answer) -> str:
+    """The sentence about the file, in whatever it is wrapped."""
+    text = _TAG.sub(" ", _words(answer))
+    found = _ABOUT_FILE.search(text)
+    return scrubbed(text[max(0, found.start() - 60) : found.end() + 60]) if found else ""
 
 
 def _judge_word(answer: Answer, found: Mapping[str, JSON]) -> None:

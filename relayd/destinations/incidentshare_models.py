@@ -14,7 +14,7 @@ from relayd.destinations.base import DestinationConfig
 from relayd.fields import Duration, Secret, Section, written
 from relayd.httpconfig import HttpConfig
 
-Prefix = Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._-]+)*$", examples=["/wp-json"])]
+Prefix = Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._-]+)*(/(index\.php)?\?rest_route=)?$", examples=["/wp-json"])]
 StreamId = Annotated[str | None, Field(examples=["{{ receipt.stream_id }}"])]
 
 
@@ -32,7 +32,8 @@ class IncidentShareConfig(HttpConfig, BudgetConfig, DestinationConfig):
     token_path: Annotated[str, Field(pattern=r"^/[!-~]*$")] = "/?oauth=token"  # noqa: S105 - an address
     """Where tokens are given out; no prefix is put before it."""
     path_prefix: Prefix = ""
-    """Put before the paths of sms, email, media, links and channels, for sites that serve them below `/wp-json`."""
+    """Put before the paths of sms, email, media, links and channels, for sites that serve them below `/wp-json`, or,
+    with plain permalinks, `/?rest_route=`."""
     media_files_prefix: Prefix | None = None
     """Put before `/v1/media-files`, for sites where that is elsewhere; absent: the same as path_prefix."""
     stream_id: Annotated[str | None, Field(min_length=1, examples=["vehicle-12"])] = None

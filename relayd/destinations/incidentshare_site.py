@@ -1,21 +1,23 @@
 """The way to one site of IncidentShare: login, calls, lists with their pages, and what a technician wants to know.
 
 Promises: a list that is looked through to its end is one that the site gave whole; else `NoLook` says that nothing can
-be concluded from it. Moments are told in the server's own time, as far as it is known.
+be concluded from it. No two looks have the same address. Moments are told in the server's own time, as far as it is
+known.
 """
 
 from __future__ import annotations
 
 import base64
 import datetime
+import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from urllib.parse import urlencode
 
-from relayd import httpcheck
+from relayd import clock, httpcheck
 from relayd.destinations import incidentshare_api as api
 from relayd.destinations.at_most_once import NoLook
 from relayd.destinations.incidentshare_models import IncidentShareConfig
-from relayd.errors import DeliveryError, LoginRefused, SecretMissing, TryAgain
+from relayd.errors import DeliveryError, LoginRefused, SecretMissing, TryAgain, Unavailable
 from relayd.httpanswer import Answer, scrubbed
 from relayd.httpclient import HttpClient
 from relayd.httpflow import Body
@@ -26,8 +28,14 @@ REST = "/incidentshare/rest/v1"
 LINKS = f"{REST}/transmissions"
 CHANNELS = "/incidentshare-appconfig/v2/channels"
 FILES = "/v1/media-files"
+DATE = "saved_date_after"
 MOST_PAGES = 50
-GUESSED_PREFIXES = ("", "/wp-json", "/incidentshare/rest", "/wp-json/incidentshare/rest")
+FRESH = "_"
+"""A parameter that WordPress does not know, of another value each time: a list that a cache has kept shows nothing new.
+"""
+FRESH_SECONDS = 60.0
+"""For the same reason lists begin so much earlier, at random, where they are asked for by date."""
+GUESSED_PREFIXES = ("", "/wp-json", "/?rest_route=", "/incidentshare/rest", "/wp-json/incidentshare/rest")
 """Where sites have been thought to serve their paths; tried by `check` alone."""
 
 
@@ -38,7 +46,12 @@ class Site:
         self._config = config
         self._client = HttpClient(config)
         self._login = ClientCredentials(
-            self._client, config.token_path, config.client_id, config.client_secret, first=AS_JSON
+            self._client,
+            config.token_path,
+            config.client_id,
+            config.client_secret,
+            first=AS_JSON,
+            probe=config.path_prefix + CHANNELS,
         )
 
     @property
@@ -78,15 +91,18 @@ class Site:
     async def pages(self, path: str, query: Mapping[str, str]) -> AsyncIterator[Answer]:
         """A list, page by page, each judged; whole where the site does not take the date. Raises NoLook if the site
         refuses it, or has too many pages."""
-        page, last = 1, 1
+        page, last, is_fresh = 1, 1, True
         while page <= last:
-            asked = query if page == 1 else {**query, "page": str(page)}
+            asked = {**query, **({} if page == 1 else {"page": str(page)})}
+            if is_fresh and DATE not in query:
+                asked[FRESH] = secrets.token_hex(4)
             try:
-                answer = await self._listed(f"{path}?{urlencode(asked)}" if asked else path)
+                answer = await self._listed(f"{path}{'&' if '?' in path else '?'}{urlencode(asked)}" if asked else path)
             except NoLook:
-                if "saved_date_after" not in query:
+                if FRESH not in asked and DATE not in query:
                     raise
-                query = {key: value for key, value in query.items() if key != "saved_date_after"}
+                is_fresh = DATE in query
+                query = {key: value for key, value in query.items() if key != DATE}
                 continue
             last = api.pages(answer)
             if last > MOST_PAGES:
@@ -99,10 +115,10 @@ class Site:
         form = self._config.saved_date_after
         if moment is None or form == "off":
             return {}
+        moment = max(moment - clock.jitter(FRESH_SECONDS), 0.0)
         if form == "seconds":
-            return {"saved_date_after": str(max(int(moment), 0))}
-        text = datetime.datetime.fromtimestamp(max(moment, 0.0), tz=datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
-        return {"saved_date_after": text}
+            return {DATE: str(int(moment))}
+        return {DATE: datetime.datetime.fromtimestamp(moment, tz=datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")}
 
     async def is_there(self, path: str) -> bool:
         """Whether the site serves this path at all. Raises for an outage and for a refused login."""
@@ -117,9 +133,10 @@ class Site:
         if answer.is_about_the_request and answer.status not in (401, 403):
             raise NoLook(answer.refusal())
         api.judge(answer, "path_prefix and media_files_prefix")
-        if answer.is_html:  # of the site itself, which let us log in: it shows pages where its API was
-            raise TryAgain(f"{answer.where} answered with a web page instead of a list")
-        api.groups(answer)
+        try:
+            api.groups(answer)
+        except Unavailable:  # a page of the site itself, which let us log in: it shows pages where its API was
+            raise TryAgain(f"{answer.where} answered with a web page instead of a list") from None
         return answer
 
     def _basic(self) -> str:

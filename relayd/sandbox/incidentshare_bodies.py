@@ -52,10 +52,11 @@ class EmailBody(LinkBody):
 
 
 def query_of(exchange: Exchange) -> dict[str, str]:
-    """The query, each name once and known."""
+    """The query, each name once and known, but for `_`: by that, browsers keep caches from answering."""
     found = parse_qs(
         exchange.request.query_string, keep_blank_values=True, strict_parsing=bool(exchange.request.query_string)
     )
+    found.pop("_", None)
     unknown = set(found) - _QUERIES.get(exchange.entry.operation, frozenset())
     if unknown or any(len(values) > 1 for values in found.values()):
         raise refusal(400, "rest_invalid_param", f"Invalid parameter(s): {', '.join(sorted(found))}")

@@ -76,6 +76,7 @@ backoff_cap = "500ms"
 [destination.hook]
 type = "webhook"
 url = "{url}/webhook"
+keeps_keys = true
 backoff_first = "5ms"
 backoff_cap = "10ms"
 

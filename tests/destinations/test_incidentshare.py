@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import ssl
@@ -25,7 +26,7 @@ from relayd.model import Incident, Kind, Receipt
 from relayd.sandbox import Sandbox
 from tests.destinations.contract import CONTENT, DestinationContract, LookingContract, Uptime
 from tests.destinations.driver import Line, PowerCut, line
-from tests.unit.wire import reply, speaking
+from tests.unit.wire import read_request, reply, speaking
 
 STREAM = "vehicle-12"
 DOCUMENTED: dict[int, type[DeliveryError]] = {
@@ -409,6 +410,104 @@ async def test_where_the_site_does_not_let_one_look_a_person_is_asked_if_so_wish
         assert "relayd retry" in str(outcome)
         assert await relay.spool.retry(None, None, now=clock.now()) == 1
         assert "may be there twice" in (await relay.deliver(tries=1)).proof
+
+
+@pytest.mark.parametrize("form", ["seconds", "text", "off"])
+async def test_no_two_looks_have_the_same_address_so_that_no_cache_answers_them(tmp_path: Path, form: str) -> None:
+    switches = {"share_dates": form} if form == "text" else {}
+    async with played(tmp_path, {"saved_date_after": form, "look_for": "20s"}, **switches) as (sandbox, relay):
+        sandbox.script("media lose; files status 500")
+        await shoot(relay)
+        for _ in range(5):
+            await relay.attempt()
+        asked = [entry.path for entry in sandbox.log if entry.operation == "files"]
+    assert len(asked) == 4
+    assert len(set(asked)) > 1
+    assert form != "off" or len(set(asked)) == 4
+
+
+@pytest.mark.parametrize("action", [shoot, call, write])
+async def test_an_answer_behind_a_warning_that_the_site_prints_is_read(
+    tmp_path: Path, action: Callable[..., Awaitable[None]]
+) -> None:
+    async with played(tmp_path) as (sandbox, relay):
+        sandbox.script("any spoil as=warning")
+        await action(relay)
+        receipt = await relay.deliver(tries=8)
+        assert len(sandbox.share.archive.media) + len(sandbox.share.archive.links) == 1
+        assert receipt.fields["stream_id"] or action is write
+
+
+@pytest.mark.parametrize("action", [shoot, call])
+async def test_a_list_behind_a_warning_that_the_site_prints_shows_what_is_there(
+    tmp_path: Path, action: Callable[..., Awaitable[None]]
+) -> None:
+    async with played(tmp_path) as (sandbox, relay):
+        sandbox.script("media lose; sms lose; files spoil as=warning; links spoil as=warning")
+        await action(relay)
+        receipt = await relay.deliver(tries=2)
+        assert "though an answer was lost" in receipt.proof
+        assert len(sandbox.share.archive.media) + len(sandbox.share.archive.links) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Sorry, you are not allowed to upload this file type.",
+        "The uploaded file exceeds the upload_max_filesize directive in php.ini.",
+    ],
+)
+@pytest.mark.parametrize("is_page", [False, True])
+async def test_a_file_that_wordpress_does_not_take_is_refused_in_its_words_although_it_says_500(
+    tmp_path: Path, words: str, is_page: bool
+) -> None:
+    body = f"<html><body><p>{words}</p></body></html>" if is_page else json.dumps({"code": "x", "message": words})
+    kind = "text/html" if is_page else "application/json"
+    async with answered(tmp_path, reply("500 Internal Server Error", body.encode(), Content_Type=kind)) as relay:
+        await shoot(relay)
+        outcome = await relay.attempt()
+    assert isinstance(outcome, Rejected)
+    assert words[:40] in str(outcome)
+    assert outcome.nothing_happened
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (reply("403 Forbidden", b"<html>Request blocked</html>", Content_Type="text/html"), "a firewall"),
+        (
+            reply("301 Moved Permanently", Location="https://www.example.org/incidentshare"),
+            "redirects to https://www.example.org (301)",
+        ),
+    ],
+)
+async def test_who_stands_in_the_way_is_named(tmp_path: Path, answer: bytes, said: str) -> None:
+    async with answered(tmp_path, answer) as relay:
+        await call(relay)
+        outcome = await relay.attempt()
+    assert isinstance(outcome, Unavailable)
+    assert said in str(outcome)
+    assert "credentials" not in str(outcome)
+
+
+async def test_a_site_with_plain_permalinks_is_asked_by_rest_route(tmp_path: Path) -> None:
+    heads: list[str] = []
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = await read_request(reader)
+            heads.append(" ".join(head.split()[:2]))
+            is_sent = head.startswith("POST") and len(heads) == 1
+            body = b"<html>lost</html>" if is_sent else b"[]" if head.startswith("GET") else b'{"success": true}'
+            writer.write(reply("200 OK", body, Content_Type="application/json"))
+            await writer.drain()
+
+    options = {"path_prefix": "/?rest_route=", "auth": "basic"}
+    async with speaking(speak) as wire, line(lambda: make(wire.url, **options), tmp_path / "spool") as relay:
+        await shoot(relay)
+        await relay.deliver(tries=3)
+    assert heads[0].startswith("POST /?rest_route=/incidentshare/rest/v1/")
+    assert heads[1].startswith("GET /?rest_route=/v1/media-files&include_older_group_files=false&_=")
 
 
 async def test_a_list_that_does_not_take_the_date_is_asked_for_whole(tmp_path: Path) -> None:

@@ -31,6 +31,9 @@ class Api:
         self.refuses: dict[str, int] = {}
         self.said: Any = None
         self.good: set[str] = set()
+        self.refuses_with = 401
+        self.refusal: Any = {}
+        self.received_bytes = 0
 
     async def token(self, request: web.Request) -> web.Response:
         self.calls["token"] += 1
@@ -41,6 +44,8 @@ class Api:
         given = json.loads(raw) if request.content_type == AS_JSON else {k: v[0] for k, v in parse_qs(raw).items()}
         assert given == {"client_id": "me", "client_secret": SECRET, "grant_type": "client_credentials"}
         await asyncio.sleep(0)
+        if isinstance(self.said, bytes):
+            return web.Response(body=self.said, content_type="text/html")
         if self.said is not None:
             return web.json_response(self.said)
         token = f"token-{self.calls['token']}"
@@ -49,8 +54,9 @@ class Api:
 
     async def resource(self, request: web.Request) -> web.Response:
         self.calls["resource"] += 1
+        self.received_bytes += len(await request.read())
         is_good = request.headers["Authorization"].removeprefix("Bearer ") in self.good
-        return web.json_response({}, status=200 if is_good else 401)
+        return web.json_response({} if is_good else self.refusal, status=200 if is_good else self.refuses_with)
 
 
 @pytest.fixture
@@ -59,7 +65,7 @@ async def api(monkeypatch: pytest.MonkeyPatch) -> Any:
     api = Api()
     app = web.Application()
     app.router.add_post("/token", api.token)
-    app.router.add_get("/resource", api.resource)
+    app.router.add_route("*", "/resource", api.resource)
     async with TestServer(app) as server:
         client = HttpClient(HttpConfig(url=str(server.make_url("")).rstrip("/")))
         yield api, client, ClientCredentials(client, "/token", "me", Secret(env="OAUTH_TEST_SECRET"))
@@ -211,3 +217,60 @@ async def test_a_secret_that_is_gone_is_a_refused_login(api: Any, monkeypatch: p
     monkeypatch.delenv("OAUTH_TEST_SECRET")
     with pytest.raises(LoginRefused, match="OAUTH_TEST_SECRET is not set"):
         await call(client, login)
+
+
+@pytest.mark.parametrize(
+    ("said", "logins"),
+    [
+        ({"code": "invalid_token", "message": "The token was deleted"}, 2),
+        ({"message": "The access token provided is invalid"}, 2),
+        ({"code": "rest_forbidden", "message": "Sorry, you are not allowed to do that."}, 1),
+    ],
+)
+async def test_a_403_that_is_about_the_token_renews_it_once_and_any_other_is_an_answer(
+    api: Any, said: Any, logins: int
+) -> None:
+    served, client, login = api
+    await call(client, login)
+    served.good.clear()
+    served.refuses_with, served.refusal = 403, said
+    assert await call(client, login) == (200 if logins == 2 else 403)
+    assert served.calls["token"] == logins
+
+
+async def test_a_file_is_sent_once_to_find_out_that_a_login_is_refused_and_then_something_small_is_asked_first(
+    api: Any,
+) -> None:
+    served, client, _ = api
+    login = ClientCredentials(client, "/token", "me", Secret(env="OAUTH_TEST_SECRET"), probe="/resource")
+    served.said, large = {"access_token": "never-good", "expires_in": 3600}, b"x" * 100_000
+    for _ in range(5):
+        with pytest.raises(LoginRefused, match="takes the Authorization header away") as caught:
+            await login.send("POST", client.url("/resource"), body=large)
+        assert caught.value.nothing_happened
+    assert served.received_bytes == len(large)
+    served.good.add("never-good")
+    assert (await login.send("POST", client.url("/resource"), body=large)).status == 200
+    assert (await login.send("POST", client.url("/resource"), body=large)).status == 200
+    assert served.received_bytes == 3 * len(large)
+
+
+async def test_a_client_that_is_refused_in_both_forms_is_asked_for_once_a_try_after_that(api: Any) -> None:
+    served, client, login = api
+    served.refuses = {FORM: 400, AS_JSON: 400}
+    for _ in range(5):
+        with pytest.raises(LoginRefused):
+            await call(client, login)
+    assert served.forms == [FORM, AS_JSON, AS_JSON, FORM, AS_JSON, FORM]
+    del served.refuses[FORM]
+    with pytest.raises(LoginRefused):
+        await call(client, login)
+    assert await call(client, login) == 200
+
+
+async def test_a_token_behind_a_warning_that_the_server_prints_is_read(api: Any) -> None:
+    served, client, login = api
+    warning = b"<br />\n<b>Warning</b>: x in <b>/srv/a.php</b> on line <b>[7]</b><br />\n"
+    served.said = warning + b'{"access_token": "t", "expires_in": 9}'
+    served.good.add("t")
+    assert await call(client, login) == 200
