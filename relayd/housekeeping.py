@@ -65,6 +65,10 @@ async def tidy(spool: Spool, config: SpoolConfig) -> None:
             "finished items forgotten",
             lambda: spool.purge(now=now, keep_delivered=config.keep_delivered, keep_dead=config.keep_dead),
         ),
+        (
+            "leftovers of damage removed",
+            lambda: spool.prune_leftovers(now=now, keep_dead=config.keep_dead),
+        ),
         ("items let go for want of room", lambda: spool.evict_if_needed(now=now)),
     ]
     for words, chore in chores:

@@ -177,7 +177,11 @@ async def _claim(engine: Engine, need: Need, priority: int, now: float) -> conte
 async def _make_room_for(engine: Engine, need: Need, priority: int, now: float) -> None:
     for _ in range(EVICTION_ROUNDS):
         lacking = engine.missing(need, priority)
-        if lacking is None or not await make_room(engine, lacking, priority, now=now):
+        if lacking is None:
+            return
+        if engine.leftovers.size_bytes and await engine.in_files(engine.leftovers.make_room):
+            continue
+        if not await make_room(engine, lacking, priority, now=now):
             return
 
 

@@ -25,6 +25,7 @@ from relayd.spool.damage import look_for_damage, look_for_room
 from relayd.spool.engine import Engine, Hint
 from relayd.spool.holder import Holder, release_unvouched
 from relayd.spool.incident_file import IncidentFile
+from relayd.spool.leftovers import PREFIX
 from relayd.spool.limits import Need, SpoolConfig
 from relayd.spool.media import SpoolFolder
 from relayd.spool.moving import settle
@@ -298,11 +299,28 @@ class Spool(Holder):
         async with engine.making_room:
             lacking = engine.missing(Need(size_bytes=1, inodes=1), Priority.EMERGENCY)
             if lacking is not None:
-                return await arriving.make_room(engine, lacking, None, now=now)
+                gone = await engine.in_files(engine.leftovers.make_room)
+                return gone or await arriving.make_room(engine, lacking, None, now=now)
             lacking = engine.missing(Need(size_bytes=engine.config.spare_bytes, inodes=SPARE_INODES), Priority.NORMAL)
             if lacking is None or not engine.tally.value(KEPT_BYTES):
                 return 0
             return await arriving.make_room(engine, lacking, None, now=now, is_spare=True)
+
+    async def prune_leftovers(self, *, now: float, keep_dead: float) -> int:
+        """Remove what damage left behind, once it was there for so long."""
+        engine = self._engine
+        found = await engine.in_files(engine.leftovers.look)
+        noted = await self.notes(PREFIX)
+        for gone in noted.keys() - found.keys():
+            await self.set_note(gone, None)
+        steady, count = engine.times.steady(now), 0
+        for name, paths in found.items():
+            if name not in noted:
+                await self.set_note(name, repr(steady))
+            elif steady - float(noted[name]) >= keep_dead:
+                await engine.in_files(engine.leftovers.drop, paths)
+                count += 1
+        return count
 
     async def note_time(self) -> None:
         """Make sure that ages do not forget, at a power cut, the time in which nothing was written."""

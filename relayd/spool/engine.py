@@ -21,6 +21,7 @@ from relayd.errors import SpoolDamaged, SpoolError, SpoolFull, SpoolUnwritable
 from relayd.spool import database, lists, salvage, timekeeping, waiting
 from relayd.spool.change import INCIDENTS, KEPT_BYTES, Change, Tally
 from relayd.spool.database import DatabaseSize
+from relayd.spool.leftovers import Leftovers
 from relayd.spool.limits import Disk, Need, Room, Shortage, SpoolConfig, Used, room, shortage
 from relayd.spool.media import SpoolFolder
 from relayd.spool.timeline import Timeline
@@ -79,6 +80,7 @@ class Engine:
         self.tally.load(db)
         self.database_size = database.size_of(db)
         self.claimed = Need()
+        self.leftovers = Leftovers(folder)
         self.making_room = asyncio.Lock()
         self._refused: tuple[Need, int, float] | None = None
         self._unwritable: dict[str, tuple[str, float]] = {}
@@ -242,7 +244,8 @@ class Engine:
     @property
     def used_bytes(self) -> int:
         """What the spool takes of its `max_size`."""
-        return self.tally.value("media_bytes") + self.database_size.live_bytes + 2 * self.config.own_bytes
+        own_bytes = self.database_size.live_bytes + 2 * self.config.own_bytes
+        return self.tally.value("media_bytes") + own_bytes + self.leftovers.size_bytes
 
     async def settled(self) -> None:
         """Wait until files that commits have let go are gone."""

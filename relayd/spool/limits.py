@@ -50,7 +50,8 @@ class SpoolConfig(Section):
     """How long media is kept after it was delivered, so that `relayd resend` can send it again; it is the first to go
     when room is needed. "0s": it goes at once."""
     keep_dead: Duration = written("30d", ge=0)
-    """How long a dead or expired item is kept for `relayd retry`, media included; and the record of a dropped one."""
+    """How long a dead or expired item is kept for `relayd retry`, media included; the record of a dropped one;
+    and what a damaged database left behind."""
     keep_unclaimed: Duration = written("10m", ge=0)
     """How long media that no rule wanted is kept, so that an incident can still claim it."""
     give_up_after: Duration = written("30d", gt=0)

@@ -6,7 +6,7 @@ touched. What this room removes belongs to no row, or to one that no longer owes
     lock        held by the process that owns the spool, with its pid
     media/x/ID  content of item ID; x is the last letter of its id
     incoming/   content on its way in; worth nothing after a crash
-    salvaged/   content whose row was lost with a damaged database; only people remove it
+    salvaged/   content whose row was lost with a damaged database; goes as dead items do
     headroom    space for the database to go on working on a full disk
 """
 
