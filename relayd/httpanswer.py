@@ -49,6 +49,11 @@ class Answer:
         return self.headers.get("Content-Type", "").lower().startswith("text/html") or bool(_HTML.match(self.body))
 
     @property
+    def is_own_503(self) -> bool:
+        """Whether the API itself says 503; that of a gateway may be about a request that goes on behind it."""
+        return self.status == 503 and not self.is_html and bool(self.body.strip())
+
+    @property
     def is_about_the_request(self) -> bool:
         """Whether this is a 4xx that the same request will meet again."""
         return 400 <= self.status < 500 and self.status not in _UNAVAILABLE

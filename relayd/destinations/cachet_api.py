@@ -65,16 +65,11 @@ def judge(answer: Answer, *, ability: str = "", of: str = "") -> None:
     except DeliveryError as error:
         if answer.status == 429 and isinstance(error, Unavailable) and error.retry_after_seconds is None:
             error.retry_after_seconds = free_after_seconds(answer)
-        if answer.status in _UNPROCESSED or 300 <= answer.status < 400 or _is_maintenance(answer):
+        if answer.status in _UNPROCESSED or 300 <= answer.status < 400 or answer.is_own_503:
             raise error.harmless() from None
         raise
     if answer.status >= 400:
         raise _refusal(answer, ability, of).harmless()
-
-
-def _is_maintenance(answer: Answer) -> bool:
-    """Whether Cachet itself says 503, in maintenance mode; that of a gateway may be about a request that goes on."""
-    return answer.status == 503 and not answer.is_html and bool(answer.body.strip())
 
 
 def _refusal(answer: Answer, ability: str, of: str) -> DeliveryError:

@@ -4,7 +4,8 @@ Promises: nothing at IncidentShare is idempotent, so what is about to be sent is
 back where it is certain that nothing happened. A later try that finds the note open looks before it sends again:
 
 * `media` has a name that no other upload has, so lists show whether it is there. It is sent again only after the site
-  has not shown it for `look_for`: no file is there twice, unless the site takes longer than that to list it.
+  has not shown it for `look_for`, and then looked for once more: no file is there twice, unless the site takes longer
+  than that to list it, which the receipt says.
 * `sms` and `email` leave a mark in the notes, by which lists show them. A site may not list a link without a file, so
   one that is not found may have been sent all the same; without the mark nothing can be looked up for an email. Then,
   and where the site does not let one look, `on_unknown` decides: "retry" sends again, `most_unknown` times at most, and
@@ -16,7 +17,7 @@ stream. An email cannot choose; its stream is read from the answer, or from the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import quote
 
@@ -96,13 +97,20 @@ class IncidentShare(Destination):
             return {"stream_id": stream, "id": None, "proof": _said(proof, doubts, "the file may be there twice")}
 
         async def find(noted: Step, is_last: bool) -> Step | None:
-            query = {**self._once.since(noted, is_last=is_last), "include_older_group_files": "false"}
-            async for page in self._site.pages(self._site.files_prefix + FILES, query):
+            async for page in self._files(noted, is_last=is_last):
                 if api.has_upload(page, mark):
                     return {"stream_id": stream, "id": None, "proof": f"{page.where} lists the file"}
             return None
 
-        return await self._once.bring_about(attempt, "media", send, find, is_absence_certain=True)
+        async def count(noted: Step) -> int:
+            return max([api.uploads(page, mark) async for page in self._files(noted, is_last=False)], default=0)
+
+        return await self._once.bring_about(attempt, "media", send, find, is_absence_certain=True, count=count)
+
+    def _files(self, noted: Step, *, is_last: bool) -> AsyncIterator[Answer]:
+        """What the site lists of files since that was noted."""
+        query = {**self._once.since(noted, is_last=is_last), "include_older_group_files": "false"}
+        return self._site.pages(self._site.files_prefix + FILES, query)
 
     def _stream(self, attempt: Attempt) -> str:
         """The argument, else the incident's stream, else the device's own."""
@@ -173,7 +181,7 @@ class IncidentShare(Destination):
             answer = await self._site.call(
                 "POST", path, content_type="application/json", body=body, is_repeatable=False
             )
-            api.judge(answer, "path_prefix")
+            api.judge(answer, "path_prefix", can_look=bool(stream or mark))
             found = self._success(answer)
             proof = f"{answer.where} answered {answer.status} with success"
             return {

@@ -16,7 +16,7 @@ from relayd.files import safe_name
 from relayd.httpanswer import Answer, scrubbed
 from relayd.model import JSON
 
-_UNPROCESSED = frozenset({425, 429, 503})
+_UNPROCESSED = frozenset({425, 429})
 _TAG = re.compile(r"<[^<>]{0,200}>")
 _STREAM = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 _ABOUT_LOGIN = re.compile(
@@ -34,8 +34,9 @@ _SHORTEST_PHONE = 6
 _LONGEST_ENDING = 11
 
 
-def judge(answer: Answer, setting: str) -> None:
-    """Return if it may be a success, else raise what it means. `setting` names what to look at if the path is wrong."""
+def judge(answer: Answer, setting: str, *, can_look: bool = True) -> None:
+    """Return if it may be a success, else raise what it means. `setting` names what to look at if the path is wrong;
+    where nobody `can_look` what came of it, every 503 is believed."""
     if answer.status >= 400 and _ABOUT_FILE.search(_words(answer)):
         raise Rejected(
             f"{answer.where} answered {answer.status}: it does not take this file: {_said(answer)}"
@@ -43,7 +44,8 @@ def judge(answer: Answer, setting: str) -> None:
     try:
         answer.raise_for_outage()
     except DeliveryError as error:
-        if answer.status in _UNPROCESSED or 300 <= answer.status < 400:
+        is_refused = answer.is_own_503 or (answer.status == 503 and not can_look)
+        if is_refused or answer.status in _UNPROCESSED or 300 <= answer.status < 400:
             raise error.harmless() from None
         raise
     if answer.status == 413:
@@ -137,8 +139,28 @@ def upload_mark(item_id: str, delivery_id: int) -> str:
 
 def has_upload(answer: Answer, mark: str) -> bool:
     """Whether a list names a file with this mark, whatever else the site made of the name."""
-    pattern = re.compile(re.escape(mark) + r"(?![0-9])", re.IGNORECASE)
-    return any(pattern.search(text) for text in answer.texts())
+    return any(_pattern(mark).search(text) for text in answer.texts())
+
+
+def uploads(answer: Answer, mark: str) -> int:
+    """How many files with this mark one list of an answer names; the same file may be in several lists."""
+    return _most_named(answer.json(), _pattern(mark))
+
+
+def _most_named(found: JSON, pattern: re.Pattern[str]) -> int:
+    parts = list(found.values()) if isinstance(found, dict) else found if isinstance(found, list) else []
+    here = sum(_is_named(part, pattern) for part in parts) if isinstance(found, list) else 0
+    return max([here, *(_most_named(part, pattern) for part in parts)])
+
+
+def _is_named(entry: JSON, pattern: re.Pattern[str]) -> bool:
+    """Whether an entry of a list says it itself, and none of the lists below it."""
+    texts = list(entry.values()) if isinstance(entry, dict) else [entry]
+    return any(isinstance(text, str) and pattern.search(text) for text in texts)
+
+
+def _pattern(mark: str) -> re.Pattern[str]:
+    return re.compile(re.escape(mark) + r"(?![0-9])", re.IGNORECASE)
 
 
 def _words(answer: Answer) -> str:

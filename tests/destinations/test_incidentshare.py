@@ -321,6 +321,8 @@ async def test_a_file_that_is_not_listed_for_look_for_is_sent_again_without_a_qu
         assert isinstance(await relay.attempt(), TryAgain)
         assert isinstance(await relay.attempt(), NotReady)
         uptime.seconds += 21
+        assert isinstance(await relay.attempt(), NotReady), "it is looked for once more"
+        uptime.seconds += 21
         receipt = await relay.attempt()
         assert isinstance(receipt, Receipt)
         assert "twice" not in receipt.proof
@@ -340,6 +342,9 @@ async def test_a_clock_that_was_put_back_does_not_make_the_looking_endless(
         assert isinstance(await relay.attempt(), NotReady)
         passed = -1e6
         assert isinstance(await relay.attempt(), NotReady)
+        uptime.seconds += 21
+        assert isinstance(await relay.attempt(), NotReady)
+        assert sandbox.count("media") == 2
         uptime.seconds += 21
         assert isinstance(await relay.attempt(), Receipt)
 
@@ -553,6 +558,17 @@ async def test_a_login_that_fails_leaves_no_doubt(tmp_path: Path) -> None:
         assert isinstance(await relay.attempt(), Unavailable)
         await relay.deliver(tries=1)
         assert sandbox.count("files") == 0
+
+
+@pytest.mark.parametrize("lists", ["status 500", "status 403", "oversized"])
+async def test_a_file_that_was_sent_again_to_a_site_that_shows_no_lists_is_delivered_and_the_receipt_says_so(
+    tmp_path: Path, lists: str
+) -> None:
+    async with played(tmp_path) as (sandbox, relay):
+        sandbox.script(f"media#1 lose; files {lists}")
+        await shoot(relay)
+        receipt = await relay.deliver()
+        assert "whether it came twice cannot be known" in receipt.proof
 
 
 # --- links

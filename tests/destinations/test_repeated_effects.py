@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -135,12 +136,14 @@ def _secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def owed(case: Case, folder: Path, **switches: Any) -> AsyncIterator[tuple[Sandbox, Line]]:
-    """A server, and a delivery of this kind that is owed to it."""
+async def owed(
+    case: Case, folder: Path, options: Mapping[str, object] = MappingProxyType({}), **switches: Any
+) -> AsyncIterator[tuple[Sandbox, Line]]:
+    """A server with these switches, and a delivery of this kind that is owed to it, with these options besides."""
     models, remembered = destinations.models(case.type), Unkept()
     around = Surroundings(memory=lambda _: remembered)
     async with Sandbox(**switches) as sandbox:
-        section = {"type": case.type, **QUICK, **SECTIONS[case.type](sandbox.url)}
+        section = {"type": case.type, **QUICK, **SECTIONS[case.type](sandbox.url), **options}
         config = models.config.model_validate(section)
         async with line(lambda: destinations.build(case.type, config, around), folder / "spool") as relay:
             if "report_id" in case.arguments:
