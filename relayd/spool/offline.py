@@ -84,6 +84,7 @@ def export(path: Path, target: Path) -> Report:
     """Copy everything that is still kept to `target`/STATE/, and what is known of every item to items.jsonl."""
     with _owned(path) as folder, _reading(folder) as db:
         findings = _Findings()
+        _check_waiting(folder, findings)
         try:
             target.mkdir(parents=True, exist_ok=True)
             with (target / "items.jsonl").open("x", encoding="utf-8") as listing:
@@ -104,8 +105,15 @@ def export(path: Path, target: Path) -> Report:
         return findings.report((f"{copied} of {findings.numbers.get('items', 0)} items copied to {target}",))
 
 
+def _check_waiting(folder: SpoolFolder, findings: _Findings) -> None:
+    for name in salvage.waiting(folder):
+        why = salvage.why_waiting(folder) or f"the next start salvages the damaged database {folder.root / name}"
+        findings.add("waiting", f"what is in it is not all: {why}")
+
+
 def _check(folder: SpoolFolder, *, thorough: bool) -> _Findings:
     findings = _Findings()
+    _check_waiting(folder, findings)
     path = folder.root / database.FILE_NAME
     if not path.exists() or path.stat().st_size == 0:
         if not folder.is_empty():

@@ -16,7 +16,7 @@ import pytest
 
 from relayd.errors import SpoolError, SpoolFull
 from relayd.model import Kind, Priority
-from relayd.spool import Spool, SpoolConfig, check, database, salvage
+from relayd.spool import Spool, SpoolConfig, check, database, export, repair, salvage
 from relayd.spool.damage import look_for_room
 from relayd.spool.limits import Disk
 from relayd.spool.media import SpoolFolder
@@ -162,6 +162,9 @@ async def test_without_room_for_a_salvage_the_spool_begins_empty_and_catches_up_
                 assert adds_up(spool)
             with pytest.raises(SpoolError, match="waits to be salvaged"):
                 move(settings.path, tmp_path / "elsewhere")
+            said = [check(settings.path), repair(settings.path), export(settings.path, tmp_path / f"export-{number}")]
+            assert all("is not all: what the damaged database" in report.problems[0] for report in said)
+            assert not any(report.is_good for report in said)
     assert "begins empty" in caplog.text
     async with opened(settings, now=NOW + 200) as spool:
         await spool.sweep()
