@@ -29,7 +29,7 @@ from relayd.model import JSON
 
 MOST_PAGES = 1_000
 _SHOWN_ERRORS = 3
-_UNPROCESSED = frozenset({425, 429, 503})
+_UNPROCESSED = frozenset({425, 429})
 _TOKEN = re.compile(r"[!-~]{1,8192}")
 _NUMBER = re.compile(r"[0-9]{1,20}")
 
@@ -68,11 +68,13 @@ class WatcherClient:
         body: Mapping[str, JSON] | None = None,
         may: str = "do this",
         is_repeatable: bool = True,
+        believes_gateways: bool = True,
     ) -> Document:
         """One call: the object that was answered, empty for an empty answer. `path` is percent-encoded below the base;
-        `may` says in words which right it takes. Raises DeliveryError."""
+        `may` says in words which right it takes. Without `believes_gateways` a 503 proves that nothing happened only
+        where it is the API's own. Raises DeliveryError."""
         answer = await self._authorized(method, path + _query_string(query), body, is_repeatable=is_repeatable)
-        self._judge(answer, may)
+        self._judge(answer, may, believes_gateways=believes_gateways)
         if not answer.body.strip():
             return {}
         found = answer.json()
@@ -190,11 +192,12 @@ class WatcherClient:
             method, self.http.url(target), headers=headers, body=data, is_repeatable=is_repeatable
         )
 
-    def _judge(self, answer: Answer, may: str) -> None:
+    def _judge(self, answer: Answer, may: str, *, believes_gateways: bool) -> None:
         try:
             answer.raise_for_outage()
         except DeliveryError as error:
-            if answer.status in _UNPROCESSED or 300 <= answer.status < 400:
+            is_refused = answer.is_own_503 or (answer.status == 503 and believes_gateways)
+            if is_refused or answer.status in _UNPROCESSED or 300 <= answer.status < 400:
                 raise error.harmless() from None
             raise
         if answer.status == 403:

@@ -167,7 +167,7 @@ class SayVU(Destination):
     async def _send_report(self, body: bytes, note: str, doubts: int) -> Step:
         try:
             answer = await self._send("POST", self._config.reports_path, "application/json", body, is_repeatable=False)
-            sayvu_api.judge(answer, "reports_path")
+            sayvu_api.judge(answer, "reports_path", believes_gateways=self._config.on_unknown == "retry")
             found = sayvu_api.reference(answer)
         except Rejected:
             self._categories = None

@@ -21,7 +21,7 @@ PARTIAL = frozenset({"MISSING_REPORTER", "MISSING_INPUT_DATA"})
 """Codes after which something may have been processed all the same."""
 REFUSED = frozenset({"REPORT_NOT_FOUND", "NO_FILES_UPLOADED", "INPUT_SCHEMA_VIOLATION"})
 """Codes that say that nothing was processed, and never will be."""
-_UNPROCESSED = frozenset({425, 429, 503})
+_UNPROCESSED = frozenset({425, 429})
 _PHONE = re.compile(r"\+[1-9][0-9]{4,14}")
 _ADDRESS = re.compile(r"""https?://[^\s"'<>\\]{1,4096}""")
 _ID = re.compile(r"\s*[0-9]{1,18}\s*")
@@ -74,15 +74,17 @@ class Form:
         return f"\r\n--{self.boundary}--\r\n".encode()
 
 
-def judge(answer: Answer, setting: str) -> None:
-    """Return if it may be a success, else raise what it means. `setting` names the path that was asked."""
+def judge(answer: Answer, setting: str, *, believes_gateways: bool = True) -> None:
+    """Return if it may be a success, else raise what it means. `setting` names the path that was asked. Without
+    `believes_gateways` a 503 proves that nothing happened only where it is the API's own."""
     found = codes(answer)
     if found and answer.status != 429:
         _judge_code(answer, found)
     try:
         answer.raise_for_outage()
     except DeliveryError as error:
-        if answer.status in _UNPROCESSED or 300 <= answer.status < 400:
+        is_refused = answer.is_own_503 or (answer.status == 503 and believes_gateways)
+        if is_refused or answer.status in _UNPROCESSED or 300 <= answer.status < 400:
             raise error.harmless() from None
         raise
     if answer.status == 413:

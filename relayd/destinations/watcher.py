@@ -144,6 +144,7 @@ class Watcher(Destination):
                     body=body,
                     may=f"command this camera ({right})",
                     is_repeatable=False,
+                    believes_gateways=False,
                 )
         except TimeoutError:
             raise Rejected(

@@ -27,6 +27,9 @@ LONG_SECONDS = 400.0
 ONE_SENDING: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {"report": {"on_unknown": "ask"}, "message": {"most_unknown": 0}, "image": {"most_unknown": 0}}
 )
+BELIEVED = {("message", "503"), ("image", "503")}
+"""A gateway's 503 counts as refused: while a control center is down for an hour, none of these may be given up."""
+COMMANDS = [case for case in CASES if case.action in ("ptz", "reboot")]
 EFFECTS: Mapping[str, Callable[[Sandbox], int]] = MappingProxyType(
     {
         "report": lambda box: len(box.reports) - 1,
@@ -89,8 +92,11 @@ async def test_what_goes_on_for_longer_than_we_wait_is_undone_or_said_to_be_ther
         assert [each.status for each in sandbox.cachet.incidents.values()] in ([], [1, 4])
 
 
-@pytest.mark.parametrize("seen", ["504", "0", KILLED])
-@pytest.mark.parametrize("case", UNSEEN, ids=str)
+@pytest.mark.parametrize(
+    ("case", "seen"),
+    [(case, seen) for case in UNSEEN for seen in ("504", "503", "0", KILLED) if (case.action, seen) not in BELIEVED],
+    ids=str,
+)
 async def test_what_nobody_can_look_up_is_there_once_where_a_person_is_asked_to_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: Case, seen: str
 ) -> None:
@@ -126,6 +132,21 @@ async def test_what_nobody_can_look_up_and_is_sent_again_is_said_to_be_there_twi
         await sandbox.finish()
         assert EFFECTS[case.action](sandbox) == before + 2
         assert "twice" in receipt.proof
+
+
+@pytest.mark.parametrize("seen", [seen for seen in GIVEN_UP if seen != KILLED])
+@pytest.mark.parametrize("case", COMMANDS, ids=str)
+async def test_a_command_that_goes_on_is_never_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: Case, seen: str
+) -> None:
+    Uptime(monkeypatch)
+    async with owed(case, tmp_path) as (sandbox, relay):
+        await give_up(sandbox, relay, case, seen)
+        await relay.attempt()
+        assert await relay.attempt() is None
+        await sandbox.finish()
+        assert sandbox.count(case.operation) == sandbox.count(case.operation, effect=True) == 1
+        assert relay.spool.counters.dead == 1
 
 
 @pytest.mark.parametrize("seen", ["504", "0"])
