@@ -2,10 +2,10 @@
 
 Promises: nothing at SayVU is idempotent and nothing can be read back, so a report whose answer is lost is in doubt.
 What is about to be sent is noted first (step `sending`), and taken back where it is certain that nothing happened; a
-later try that finds it in doubt sends the report again (`on_unknown = "retry"`, at most `most_unknown` times), or
-leaves the matter to a person ("ask"). Chat lines (several go in one call) and images are sent again after a lost
-answer, within the same budget: one may appear twice, and then a person looks. What may have been processed in part
-(MISSING_REPORTER, MISSING_INPUT_DATA) is never repeated by machine.
+later try that finds it in doubt sends the report again (`on_unknown = "retry"`, at most `most_unknown` times, and only
+to a server that answers again), or leaves the matter to a person ("ask"). Chat lines (several go in one call) and
+images are sent again after a lost answer, within the same budget: one may appear twice, and then a person looks. What
+may have been processed in part (MISSING_REPORTER, MISSING_INPUT_DATA) is never repeated by machine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from relayd import httpcheck, mediatype
 from relayd.destinations import sayvu_api
-from relayd.destinations.at_most_once import once
+from relayd.destinations.at_most_once import Doubt, NoLook, once
 from relayd.destinations.base import Attempt, Destination, Step
 from relayd.destinations.sayvu_chat import Chat
 from relayd.destinations.sayvu_models import (
@@ -162,7 +162,7 @@ class SayVU(Destination):
         async def send(doubts: int) -> Step:
             return await self._send_report(body, note, doubts)
 
-        return await once(attempt, "report", send, terms=terms)
+        return await once(attempt, "report", send, self._look_first, terms=terms)
 
     async def _send_report(self, body: bytes, note: str, doubts: int) -> Step:
         try:
@@ -193,7 +193,7 @@ class SayVU(Destination):
         async def send(body: bytes) -> Answer:
             return await self._send("POST", path, "application/json", body, is_repeatable=False)
 
-        said = await self._chat.say(attempt, report, send, self._config.budget(WHERE, attempt))
+        said = await self._chat.say(attempt, report, send, self._look_first, self._config.budget(WHERE, attempt))
         return Receipt(proof=str(said["proof"]), fields={"report_id": int(report), "public_url": None})
 
     async def _image(self, attempt: Attempt) -> Receipt:
@@ -213,7 +213,7 @@ class SayVU(Destination):
             found = sayvu_api.reference(answer)
             return {"proof": sayvu_api.proof(answer, doubts), "public_url": found["public_url"]}
 
-        made = await once(attempt, "image", send, terms=self._config.budget(WHERE, attempt))
+        made = await once(attempt, "image", send, self._look_first, terms=self._config.budget(WHERE, attempt))
         return Receipt(proof=str(made["proof"]), fields={"report_id": int(report), "public_url": made["public_url"]})
 
     async def _upload(self, attempt: Attempt, report: str, data: Mapping[str, JSON] | None) -> Answer:
@@ -229,6 +229,13 @@ class SayVU(Destination):
 
     async def _look(self) -> None:
         self._categories = await self._list()
+
+    async def _look_first(self, _: Doubt) -> Step | None:
+        """Nothing can be looked up, but what was in doubt is not spent on a server that is down: raises NoLook if it
+        answers, else what it says."""
+        answer = await self._send("GET", self._config.categories_path)
+        answer.raise_for_outage()
+        raise NoLook("nothing that was sent can be read back")
 
     async def _list(self) -> list[sayvu_api.Category]:
         answer = await self._send("GET", self._config.categories_path)

@@ -13,7 +13,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from relayd.destinations import sayvu_api
-from relayd.destinations.at_most_once import SENDING, Once, Terms
+from relayd.destinations.at_most_once import SENDING, Find, Once, Terms
 from relayd.destinations.base import Attempt, Sibling, Step
 from relayd.errors import Rejected
 from relayd.httpanswer import Answer
@@ -35,7 +35,7 @@ class Chat:
         self._turn = asyncio.Lock()
         self._along: dict[int, dict[str, Step]] = {}
 
-    async def say(self, attempt: Attempt, report: str, send: Send, terms: Terms) -> Step:
+    async def say(self, attempt: Attempt, report: str, send: Send, find: Find, terms: Terms) -> Step:
         """The step that proves the line of this attempt: it was sent now, or along with another one."""
         async with self._turn:
             book = _Book(attempt, self._along)
@@ -44,7 +44,7 @@ class Chat:
                 return told
             effect = Once(book, terms)
             group = (effect.facts or {}).get("group")
-            await effect.look(None)
+            await effect.look(find)
             others = await _others(attempt, report, group)
             said = await self._sent(attempt, effect, book, others, send)
             await attempt.step(SENT, _known, said)

@@ -384,6 +384,30 @@ async def test_lines_in_doubt_go_again_together_within_one_budget_and_newer_ones
         assert sandbox.reports[FIRST].lines[9:] == ["four"]
 
 
+@pytest.mark.parametrize("action", ["report", "message", "image"])
+async def test_an_outage_spends_no_budget_and_what_was_in_doubt_is_sent_once_more_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    uptime = Uptime(monkeypatch)
+    async with played(tmp_path, BUDGET) as (sandbox, relay):
+        number = await reported(relay)
+        sandbox.script("any status 502")
+        if action == "report":
+            await press(relay)
+        elif action == "message":
+            await say(relay, "one", number)
+        else:
+            await relay.put(b"image", action="image", report_id=number)
+        before = sandbox.count(action)
+        for _ in range(60):
+            assert isinstance(await relay.attempt(), Unavailable)
+            uptime.seconds += 60
+        assert sandbox.count(action) - before == 1
+        sandbox.script()
+        assert "earlier answer(s) were lost" in (await relay.deliver(tries=1)).proof
+        assert sandbox.count(action) - before == 2
+
+
 async def test_an_image_of_which_nobody_can_tell_is_sent_twice_more_and_then_left_to_a_person(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
