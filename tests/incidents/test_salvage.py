@@ -95,7 +95,7 @@ async def test_a_spool_of_the_first_incidents_comes_to_the_newest_shape_with_all
     monkeypatch.undo()
     assert check(settings.path).numbers["shape"] == 1
     async with opened(settings) as spool:
-        scene = Scene(spool, pytest.MonkeyPatch(), press, media)
+        scene = Scene(spool, monkeypatch, press, media)
         with contextlib.closing(sqlite3.connect(settings.path / "spool.db")) as db:
             now_brought = db.execute("SELECT id, brings FROM deliveries ORDER BY id").fetchall()
         plain = [

@@ -27,6 +27,7 @@ from relayd.sources.episodes_config import EpisodesConfig
 from relayd.spool import Spool, SpoolConfig
 from relayd.surroundings import Surroundings
 from tests.destinations.driver import until
+from tests.spool.rig import order
 
 SNOWFLAKE = 7036001172460667001
 
@@ -49,7 +50,7 @@ class Intake:
         if self.refusals:
             self.refusals -= 1
             raise SpoolFull("no room")
-        item = await self.spool.put(capture, [], now=clock.now())
+        item = await self.spool.put(capture, [order("desk")], now=clock.now())
         self.captures.append(capture)
         if self.dies_after is not None and len(self.captures) >= self.dies_after:
             raise asyncio.CancelledError

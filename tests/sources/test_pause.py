@@ -13,6 +13,7 @@ from relayd import rules
 from relayd.broker import Broker
 from relayd.intake import Intake
 from relayd.model import Device
+from relayd.rule_config import RuleConfig
 from relayd.sources.base import Source
 from relayd.sources.folder import FolderSource
 from relayd.sources.topic import TopicSource
@@ -23,6 +24,11 @@ from tests.broker.conftest import broker_at
 from tests.broker.conftest import running as broker_running
 from tests.broker.mosquitto import Mosquitto
 from tests.sources.rig import Store, config_for, drop, until
+
+RULE = RuleConfig.model_validate(
+    {"name": "all", "from": ["flood", "panic"], "deliver": [{"to": "desk", "action": "send"}]}
+)
+"""Somebody wants all of it: else it would leave no row."""
 
 
 @contextlib.asynccontextmanager
@@ -109,7 +115,7 @@ async def test_a_paused_topic_is_unsubscribed_and_its_neighbour_on_the_broker_go
     try:
         broker = broker_at(mosquitto.url)
         flood, panic = topic_source("flood", broker, spool), topic_source("panic", broker, spool)
-        put = Intake(spool, rules.compile_rules(()), Device(id="rig", name="rig")).put
+        put = Intake(spool, rules.compile_rules([RULE]), Device(id="rig", name="rig")).put
         async with serving(flood, put), serving(panic, put), broker_running(broker):
             await publish_until(broker, "flood/1", spool, "flood", 1)
             flood.hold()

@@ -17,6 +17,7 @@ from relayd.broker import Broker
 from relayd.errors import SpoolFull
 from relayd.intake import Intake
 from relayd.model import Capture, Device, Item, Kind
+from relayd.rule_config import RuleConfig
 from relayd.sources.topic import TopicSource
 from relayd.sources.topic_config import TopicConfig
 from relayd.spool import Spool, SpoolConfig
@@ -24,6 +25,9 @@ from relayd.surroundings import Surroundings
 from tests.broker.conftest import broker_at, running, until
 from tests.broker.mosquitto import Mosquitto
 from tests.patience import PATIENT_SECONDS
+
+RULE = RuleConfig.model_validate({"name": "all", "from": ["panic"], "deliver": [{"to": "desk", "action": "send"}]})
+"""Somebody wants all of it: else it would leave no row."""
 
 
 @pytest.fixture
@@ -49,7 +53,7 @@ class Taking:
         self.source = TopicSource("panic", config, spool, self.surroundings)
         self.items: list[Item] = []
         self.is_full = False
-        self._intake = Intake(spool, rules.compile_rules(()), Device(id="rig", name="rig"))
+        self._intake = Intake(spool, rules.compile_rules([RULE]), Device(id="rig", name="rig"))
 
     async def put(self, capture: Capture) -> Item:
         if self.is_full:
@@ -290,7 +294,7 @@ async def test_the_newest_fix_is_stamped_on_what_comes_after_it(mosquitto: Mosqu
     made = Taking(broker, spool)
     place = made.surroundings.whereabouts
     place.follow(broker, "vehicle/gps")
-    made._intake = Intake(spool, rules.compile_rules(()), Device(id="rig", name="rig"), place)
+    made._intake = Intake(spool, rules.compile_rules([RULE]), Device(id="rig", name="rig"), place)
     async with made.run(), running(broker):
         await broker.publish("vehicle/gps", b"no position")
         fix = {"latitude": 55.4, "longitude": 10.4, "accuracy": 4}
