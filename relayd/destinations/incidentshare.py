@@ -140,8 +140,16 @@ class IncidentShare(Destination):
             )
         if answer.status == 404:
             await self._judge_missing(answer, stream)
-        api.judge(answer, "path_prefix")
-        self._success(answer)
+        try:
+            api.judge(answer, "path_prefix")
+            self._success(answer)
+        except Rejected as error:
+            if item.size_bytes < api.SMALLEST_POST_LIMIT_BYTES or not api.lacks_file(answer):
+                raise
+            text = (
+                f"{error}: the file is too large, {item.size_bytes / 1e6:.0f} MB; PHP drops what exceeds post_max_size"
+            )
+            raise Rejected(text).harmless() from None
         return answer
 
     async def _judge_missing(self, answer: Answer, stream: str) -> None:

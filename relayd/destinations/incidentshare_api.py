@@ -30,6 +30,9 @@ _ABOUT_FILE = re.compile(
     re.IGNORECASE,
 )
 """WordPress' own words, which come with a 500: the same file will meet them again."""
+_LACKS_FILE = re.compile(r"media_file|no file|file is missing|file missing", re.IGNORECASE)
+SMALLEST_POST_LIMIT_BYTES = 1024 * 1024
+"""No site's post_max_size is smaller: a file that it does not see was not dropped for its size."""
 _SHORTEST_PHONE = 6
 _LONGEST_ENDING = 11
 
@@ -192,6 +195,11 @@ def _is_same_phone(asked: str, listed: JSON) -> bool:
     one, other = (re.sub(r"[^0-9]", "", text) for text in (asked, str(listed or "")))
     short, long = sorted((one.lstrip("0"), other.lstrip("0")), key=len)
     return len(short) >= _SHORTEST_PHONE and long.endswith(short)
+
+
+def lacks_file(answer: Answer) -> bool:
+    """Whether the site says that no file came with the request."""
+    return _LACKS_FILE.search(_words(answer)) is not None
 
 
 def json_body(body: Mapping[str, JSON]) -> bytes:

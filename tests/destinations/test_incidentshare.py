@@ -477,6 +477,26 @@ async def test_a_file_that_wordpress_does_not_take_is_refused_in_its_words_altho
 
 
 @pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        ("400 Bad Request", {"code": "rest_missing_callback_param", "message": "Missing parameter(s): media_file"}),
+        ("200 OK", {"success": False, "message": "No file was uploaded."}),
+    ],
+)
+@pytest.mark.parametrize("size_bytes", [1000, 3_000_000])
+async def test_a_large_file_that_php_drops_without_a_word_is_too_large_and_a_small_one_is_refused_as_it_says(
+    tmp_path: Path, status: str, body: dict[str, Any], size_bytes: int
+) -> None:
+    async with answered(tmp_path, reply(status, json.dumps(body).encode())) as relay:
+        await shoot(relay, b"x" * size_bytes)
+        outcome = await relay.attempt()
+    assert isinstance(outcome, Rejected)
+    assert outcome.nothing_happened
+    assert body["message"] in str(outcome)
+    assert ("the file is too large, 3 MB; PHP drops what exceeds post_max_size" in str(outcome)) == (size_bytes > 1e6)
+
+
+@pytest.mark.parametrize(
     ("answer", "said"),
     [
         (reply("403 Forbidden", b"<html>Request blocked</html>", Content_Type="text/html"), "a firewall"),
