@@ -11,6 +11,7 @@ import errno
 import fcntl
 import functools
 import hashlib
+import math
 import os
 import re
 import signal
@@ -210,11 +211,12 @@ def is_continued(earlier_fd: int, fd: int) -> bool:
     return same >= 0
 
 
-def digest(descriptor: int) -> str:
-    """SHA-256 of the whole file as it is now, in lower-case hex."""
+def digest(descriptor: int, size_bytes: int | None = None) -> str:
+    """SHA-256 of the file as it is now, or of so much of its beginning, in lower-case hex."""
     sha256 = hashlib.sha256()
     offset = 0
-    while block := os.pread(descriptor, BLOCK_BYTES, offset):
+    end = math.inf if size_bytes is None else size_bytes
+    while block := os.pread(descriptor, int(min(BLOCK_BYTES, end - offset)), offset):
         offset += len(block)
         sha256.update(block)
     return sha256.hexdigest()

@@ -273,13 +273,20 @@ class Pickup:
             return capture
         is_same_size = ready.file.origin.size_bytes == taken.origin.size_bytes
         is_same = is_same_size and await self._digest(ready) == taken.held.sha256
-        if taken.origin.path != ready.file.origin.path and not is_same:
+        if taken.origin.path != ready.file.origin.path and not is_same and not await self._has_grown(ready, taken):
             return capture  # the number of a file that is gone was given to another one
         return replace(capture, earlier=Earlier(item_id=taken.item_id, is_same_content=is_same))
 
-    async def _digest(self, ready: Ready) -> str:
+    async def _has_grown(self, ready: Ready, taken: Taken) -> bool:
+        """Whether it begins with all that was taken: its writer went on, and renamed it before we looked."""
+        size_bytes = taken.origin.size_bytes
+        if not 0 < size_bytes < ready.file.origin.size_bytes:
+            return False
+        return await self._digest(ready, size_bytes) == taken.held.sha256
+
+    async def _digest(self, ready: Ready, size_bytes: int | None = None) -> str:
         what, descriptor = f"{files.printable(ready.file.origin.path)} is compared", ready.file.descriptor
-        return await self._threads.run(what, files.digest, descriptor, uses=descriptor)
+        return await self._threads.run(what, files.digest, descriptor, size_bytes, uses=descriptor)
 
     async def _hand_over(self, ready: Ready) -> None:
         origin = ready.file.origin
@@ -318,7 +325,11 @@ class Pickup:
         taken = self.linger.of(origin)
         item_id, sha256 = item.id, item.sha256
         if taken is not None:
-            self.known.discard(taken.origin)
+            self.linger.drop(taken)
+            if taken.origin.path == origin.path:
+                self.known.discard(taken.origin)
+            else:
+                self._left(taken)
             if capture.earlier is not None and capture.earlier.is_same_content:
                 item_id, sha256 = taken.item_id, taken.held.sha256
         self.known.add(origin)

@@ -86,6 +86,21 @@ async def test_content_that_goes_on_is_the_same_item_completed(folder: Path, sto
     assert [store.content(item) for item in store.items] == [b"first half" * 100 + b"second half" * 100]
 
 
+async def test_content_that_goes_on_and_is_renamed_at_once_is_the_same_item(folder: Path, tmp_path: Path) -> None:
+    async with opened(tmp_path / "spool") as (spool, intake):
+        source = FolderSource("cam", lingering(folder), spool)
+        async with running(source, intake.put):
+            await watched(source)
+            path = drop(folder, "upload.bin", b"first half" * 100)
+            await until(lambda: spool.counters.items == 1)
+            with path.open("ab") as writer:
+                writer.write(b"second half" * 100)
+                path.rename(folder / "right.bin")
+            await until(lambda: not os.listdir(folder))
+        rows = await spool.items(limit=10)
+        assert [(row.item.name, row.item.size_bytes) for row in rows] == [("right.bin", 2100)]
+
+
 async def test_another_file_under_the_same_name_is_another_item(folder: Path, store: Store) -> None:
     source = FolderSource("cam", lingering(folder), store)
     async with running(source, store.put):
