@@ -44,6 +44,15 @@ type = "mqtt"
 broker = "local"
 topics = ["sensor/#"]
 max_per_second = 100000
+
+[destination.desk]
+type = "webhook"
+url = "http://127.0.0.1:9/nobody"
+
+[[rule]]
+name = "all"
+from = ["sensors"]
+deliver = [{{ to = "desk" }}]
 """
 
 
