@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import os
 import queue
@@ -206,7 +207,19 @@ async def in_own_thread(what: str, do: Callable[..., T], *args: Any) -> T:
 class _Work:
     """One piece of it. `moved_at` (monotonic seconds) is its last progress; None: no thread has begun it."""
 
-    __slots__ = ("_do", "closes", "ended", "future", "is_abandoned", "is_unwanted", "moved_at", "undo", "uses", "what")
+    __slots__ = (
+        "_context",
+        "_do",
+        "closes",
+        "ended",
+        "future",
+        "is_abandoned",
+        "is_unwanted",
+        "moved_at",
+        "undo",
+        "uses",
+        "what",
+    )
 
     def __init__(
         self,
@@ -218,6 +231,7 @@ class _Work:
         ended: Callable[[], None] | None = None,
     ) -> None:
         self._do = do
+        self._context = contextvars.copy_context()
         self.what = what
         self.undo = undo
         self.uses = uses
@@ -241,6 +255,10 @@ class _Work:
             raise Stopped
 
     def carry_out(self) -> tuple[Any, BaseException | None]:
+        """In the context of whoever asked for it, as `asyncio.to_thread` does."""
+        return self._context.run(self._carry_out)
+
+    def _carry_out(self) -> tuple[Any, BaseException | None]:
         if self.is_abandoned:
             return None, Stopped()
         self.moved_at = clock.monotonic()
