@@ -126,14 +126,16 @@ class App:
             builder = Builder(self._spool, self.operations, self._lookout, self._self.session)
             self._running = running = RunningParts(tasks, self._spool, builder, self._watch_files)
             permanent = [
-                keep_running(tasks, "control", lambda: self._serve(self.operations, self._spool.folder)),
                 keep_running(tasks, "routes", self._watch_routes),
                 keep_running(tasks, "service", lambda: service.report(self._heartbeats, self._spool, self._summary)),
                 keep_running(tasks, "spool's health", self._watch_spool),
             ]
             try:
                 await self._begin(running)
-                permanent.append(keep_running(tasks, "lookout", self._lookout.run))
+                permanent += [  # whoever asks before the parts stand would hear that there are none
+                    keep_running(tasks, "control", lambda: self._serve(self.operations, self._spool.folder)),
+                    keep_running(tasks, "lookout", self._lookout.run),
+                ]
                 self._announce()
                 await self._reload_until_stop(running)
             finally:

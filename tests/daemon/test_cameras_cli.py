@@ -90,9 +90,11 @@ async def test_a_camera_goes_from_the_configuration_to_its_qr_code_to_its_stream
     assert name in table
     assert 'there is no organization "Acmee", did you mean "Acme"?' in table
 
-    snapshot = await asyncio.to_thread(relay.json, "status")
-    shown_cameras = snapshot["destinations"]["vms"]["cameras"]
-    assert shown_cameras["gate-3"]["alive"] is True
+    def plays() -> Any:
+        found = relay.json("status")
+        return found if found["destinations"]["vms"]["cameras"]["gate-3"]["alive"] is True else None
+
+    snapshot = await asyncio.to_thread(wait_for, plays, "its stream plays")
     assert token not in json.dumps(snapshot)
     assert snapshot["state"] == "fault"
     assert any(reason.startswith("destination vms: camera gate-4: there is no") for reason in snapshot["reasons"])
