@@ -145,6 +145,7 @@ class Left(enum.Enum):
     """How `remove` left the place where the file was."""
 
     REMOVED = "removed"
+    RENAMED = "its name is gone, and it has another one"
     REPLACED = "another file has taken its name"
     RETURNED = "a writer came back to it"
 
@@ -308,7 +309,8 @@ class FileDesk:
                     return Left.REPLACED, found.st_nlink > 1
                 os.unlink(name, dir_fd=parent_fd)
         except (FileNotFoundError, NotADirectoryError):
-            return Left.REMOVED, False
+            links = os.fstat(descriptor).st_nlink - taken.file.is_finished  # one may be the spool's
+            return (Left.RENAMED, True) if links > 0 else (Left.REMOVED, False)
         if is_leased and not files.lease_is_whole(descriptor):
             return self._put_back(path, descriptor), True
         return Left.REMOVED, os.fstat(descriptor).st_nlink > 1

@@ -156,7 +156,12 @@ def let_go(desk: FileDesk, some: Iterable[Taken], keep: bool) -> list[tuple[Take
 
 def _removed(desk: FileDesk, again: Again) -> Again:
     left = desk.remove_known(again.origin)
-    change = {Left.REMOVED: Change.LEFT, Left.REPLACED: Change.REPLACED, Left.RETURNED: Change.WRITER}[left]
+    change = {
+        Left.REMOVED: Change.LEFT,
+        Left.RENAMED: Change.GONE,
+        Left.REPLACED: Change.REPLACED,
+        Left.RETURNED: Change.WRITER,
+    }[left]
     return Again(change=change, origin=again.origin, changed_ns=again.changed_ns)
 
 

@@ -227,7 +227,9 @@ class Pickup:
         return await self._threads.run(what, self._desk.look, path, quiet, may_be_linked, undo=_let_go)
 
     async def _is_own_link(self, origin: Origin) -> bool:
-        """A crash came between commit and removal, and a writer came back to the file before we did."""
+        """A crash or a rename came between commit and removal, and a writer came back to the file before we did."""
+        if self.linger.of(origin) is not None:
+            return True
         row = await lookup(self._ledger, self._naming.source, origin.path)
         return row is not None and row.item_id is not None and row.origin.inode == origin.inode
 
@@ -317,7 +319,7 @@ class Pickup:
             if capture.is_held or (self.linger.seconds and not ready.is_proven):
                 self._keep_for_a_while(ready, capture, item)
             else:
-                await self._clear_away(ready, item)
+                await self._clear_away(ready, capture, item)
 
     def _keep_for_a_while(self, ready: Ready, capture: Capture, item: Item) -> None:
         """Its writer may still want it."""
@@ -355,7 +357,7 @@ class Pickup:
         self.known.add(taken.origin)
         self.cannot_remove(error, taken.origin.path)
 
-    async def _clear_away(self, ready: Ready, item: Item) -> None:
+    async def _clear_away(self, ready: Ready, capture: Capture, item: Item) -> None:
         origin = ready.file.origin
         if self._terms.keep_originals:
             self.known.add(origin)
@@ -374,6 +376,12 @@ class Pickup:
         if left is Left.REMOVED:
             self.known.discard(origin)
             self._gone.add(origin.path)
+        elif left is Left.RENAMED:  # just now: it is known again under its new name
+            self._keep_for_a_while(ready, capture, item)
+            taken = self.linger.of(origin)
+            if taken is not None:
+                taken.seconds = max(taken.seconds + self._terms.quiet_seconds, RETRY_SECONDS)
+                self.linger.miss(taken)
         elif left is Left.REPLACED:
             self.backlog.offer(origin.path)
         else:

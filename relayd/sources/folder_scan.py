@@ -272,7 +272,12 @@ def _finish(origin: Origin, desk: FileDesk, result: Audit) -> None:
         result.stuck = (error, origin.path)
         result.same.append(origin)
         return
-    {Left.REMOVED: result.gone, Left.REPLACED: result.changed, Left.RETURNED: result.same}[left].append(origin)
+    {
+        Left.REMOVED: result.gone,
+        Left.RENAMED: result.gone,
+        Left.REPLACED: result.changed,
+        Left.RETURNED: result.same,
+    }[left].append(origin)
 
 
 def _is_cured(row: Known, found: os.stat_result, scanner: Scanner, desk: FileDesk) -> bool:

@@ -168,6 +168,20 @@ async def test_what_is_old_does_not_linger(folder: Path, store: Store) -> None:
     assert age > 0
 
 
+async def test_what_is_renamed_between_commit_and_removal_is_not_taken_twice(folder: Path, store: Store) -> None:
+    path = drop(folder, "upload.jpg")
+
+    def rename(capture: Capture) -> None:
+        if path.exists():
+            path.rename(folder / "right.jpg")
+
+    store.after_put = rename
+    source = FolderSource("cam", lingering(folder, "50ms", trust_close=False, settle="400ms"), store)
+    async with running(source, store.put):
+        await until(lambda: not os.listdir(folder))
+    assert len(store.items) == 1
+
+
 # --- names that look temporary, and what comes again
 
 

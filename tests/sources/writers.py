@@ -24,7 +24,8 @@ SHORTEST_STALL_SECONDS, LONGEST_STALL_SECONDS = 0.005, 0.8
 class End:
     """How one file's life ended. `others` are whole files that were there under its name before. `is_removed`: by its
     writer, so that it need not have been taken. `time`: what its writer set, if it did.
-    `is_cut_loose`: its name was taken away while its writer had it open."""
+    `is_cut_loose`: its name was taken away while its writer had it open. `is_late`: it was left
+    alone for so long that it may have been taken for good before its name or time was set."""
 
     name: str
     content: bytes
@@ -33,17 +34,20 @@ class End:
     is_removed: bool = False
     time: int | None = None
     is_cut_loose: bool = False
+    is_late: bool = False
     told: list[str] = field(default_factory=list)
 
 
 class Writing:
     """One writer's work: files below `folder`, until `seconds` are over. Runs in a thread of its own."""
 
-    def __init__(self, folder: Path, number: int, seed: str, seconds: float) -> None:
+    def __init__(self, folder: Path, number: int, seed: str, seconds: float, linger_seconds: float) -> None:
         self._folder = folder
         self._number = number
         self._chance = random.Random(f"{seed}/{number}")
         self._seconds = seconds
+        self._linger_seconds = linger_seconds
+        self._touched = 0.0
         self.ends: list[End] = []
 
     def run(self) -> None:
@@ -68,6 +72,7 @@ class Writing:
                 step(path, end, kind)
             if path.name != end.name:
                 self._stall()
+                self._touch(end)
                 path.rename(self._folder / end.name)
                 end.told.append("renamed")
                 path = self._folder / end.name
@@ -130,6 +135,11 @@ class Writing:
     def _close(self, descriptor: int, end: End) -> None:
         end.is_cut_loose = os.fstat(descriptor).st_nlink == 0
         os.close(descriptor)
+        self._touched = time.monotonic()
+
+    def _touch(self, end: End) -> None:
+        end.is_late = end.is_late or time.monotonic() - self._touched > self._linger_seconds / 2
+        self._touched = time.monotonic()
 
     def _rewrite(self, path: Path, end: End, kind: str) -> None:
         """With other content, into the same file."""
@@ -148,6 +158,7 @@ class Writing:
 
     def _utime(self, path: Path, end: End, kind: str) -> None:
         at = 1_700_000_000 + self._chance.randrange(1_000_000)
+        self._touch(end)
         os.utime(path, (at, at))
         end.time = at
         end.told.append(f"utime {at}")
