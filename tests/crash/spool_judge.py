@@ -52,18 +52,27 @@ def begin_anew(template: Path, work: Path) -> Path:
     return work
 
 
-def live(work: Path, *options: str, inject: str = "", count: str = "") -> Lived:
-    """One life; `inject` is what strace does to it, `count` the calls that are counted, per thread the most."""
+def live(
+    work: Path,
+    *options: str,
+    inject: str = "",
+    count: str = "",
+    module: str = "tests.crash.spool_life",
+    is_filtered: bool = True,
+) -> Lived:
+    """One life, as `module` lives it; `inject` is what strace does to it, `count` the calls that are
+    counted, per thread the most. `is_filtered` is faster, but some straces then count no call after the first."""
     log = work / "strace.log"
     traced = inject.partition(":")[0] or count
-    strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", str(log), "-e", f"trace={traced}", "-e", "signal=none"]
+    filtered = ["--seccomp-bpf"] if is_filtered else []
+    strace = ["strace", "-f", *filtered, "-qq", "-o", str(log), "-e", f"trace={traced}", "-e", "signal=none"]
     inject_options = ["-e", f"inject={inject}"] if inject else []
     run = subprocess.run(
         [
             *([*strace, *inject_options] if traced else []),
             sys.executable,
             "-m",
-            "tests.crash.spool_life",
+            module,
             str(work),
             *options,
         ],
