@@ -376,16 +376,18 @@ class Pickup:
         if left is Left.REMOVED:
             self.known.discard(origin)
             self._gone.add(origin.path)
-        elif left is Left.RENAMED:  # just now: it is known again under its new name
+        elif left is Left.RETURNED and not self.linger.seconds:
+            self.backlog.park(origin.path, self._terms.quiet_seconds, "a writer came back to it")
+        elif left is Left.RETURNED:  # whatever its writer does to it is looked after
+            self._keep_for_a_while(ready, capture, item)
+        else:  # it has another name since just now: it is known again under that
             self._keep_for_a_while(ready, capture, item)
             taken = self.linger.of(origin)
             if taken is not None:
                 taken.seconds = max(taken.seconds + self._terms.quiet_seconds, RETRY_SECONDS)
                 self.linger.miss(taken)
-        elif left is Left.REPLACED:
-            self.backlog.offer(origin.path)
-        else:
-            self.backlog.park(origin.path, self._terms.quiet_seconds, "a writer came back to it")
+            if left is Left.REPLACED:
+                self.backlog.offer(origin.path)
         if len(self._gone) >= MOST_GONE:
             await self.flush()
 
