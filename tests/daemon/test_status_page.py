@@ -57,6 +57,11 @@ def states(rig: Rig) -> list[tuple[int, int]]:
     return [(each["status"], len(each["updates"])) for each in shown(rig)]
 
 
+def requests(rig: Rig, operation: str) -> int:
+    """How many of this kind the page was asked."""
+    return sum(entry["operation"] == operation for entry in rig.ask_sandbox("/_sandbox/log")["log"])
+
+
 def break_rapidsos(rig: Rig, name: str) -> None:
     (rig.config.parent / "secret").write_text("wrong")
     rig.ask_sandbox("/_sandbox/revoke", {})
@@ -88,6 +93,27 @@ def test_a_fault_is_one_incident_resolved_once_through_lost_answers_and_kills(ri
     (incident,) = shown(rig)
     assert "login refused" in incident["message"]
     assert incident["updates"][0]["message"].endswith("It is over.")
+
+
+def test_a_kill_while_the_page_works_on_a_request_makes_no_second_incident_and_no_second_end(rig: Rig) -> None:
+    rig.start_sandbox(faults="incident#1 outlast 3 status=0; update#1 outlast 3")
+    rig.start()
+    break_rapidsos(rig, "one.jpg")
+    wait_for(lambda: requests(rig, "incident") == 1, "the page is asked to open an incident")
+    looks = requests(rig, "incidents")
+    rig.kill_relay()
+    rig.start()
+    wait_for(lambda: requests(rig, "incidents") > looks, "the page is looked at after the restart")
+    wait_for(lambda: states(rig) == [(1, 0)], "the fault is on the page")
+    wait_for(lambda: owed_to_page(rig) == 0, "and known to be")
+    mend_rapidsos(rig)
+    wait_for(lambda: requests(rig, "update") == 1, "the page is asked to resolve it")
+    rig.kill_relay()
+    rig.start()
+    wait_for(lambda: states(rig) == [(4, 1)], "it is resolved")
+    wait_for(lambda: owed_to_page(rig) == 0, "and known to be")
+    assert states(rig) == [(4, 1)]
+    assert (requests(rig, "incident"), requests(rig, "update")) == (1, 1)
 
 
 def test_a_fault_that_is_over_before_the_page_can_be_had_is_one_finished_incident(rig: Rig) -> None:
