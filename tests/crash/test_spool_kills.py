@@ -25,7 +25,9 @@ async def killed_lives(work: Path, call: str, *options: str) -> tuple[list[Lived
     lives, wrong = [], {}
     for number in range(1, most + 1, EVERY.get(call, 1)):
         place = begin_anew(start, work / "life")
-        lived = await asyncio.to_thread(live, place, *options, inject=f"{call}:signal=SIGKILL:when={number}")
+        lived = await asyncio.to_thread(
+            live, place, *options, inject=f"{call}:signal=SIGKILL:when={number}", is_filtered=False
+        )
         if not lived.was_killed:
             continue
         lives.append(lived)
