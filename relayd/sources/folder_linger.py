@@ -20,6 +20,9 @@ from relayd import clock, files
 from relayd.model import Held, Origin
 from relayd.sources.folder_file import FileDesk, Left, change_time
 
+MISSING_SECONDS = 10.0
+"""So long a file whose name is gone is waited for under another one."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Taken:
@@ -105,11 +108,12 @@ class Linger:
         taken.due = clock.monotonic() + taken.seconds
 
     def miss(self, taken: Taken) -> None:
-        """Its name is gone, or another file's. If it was renamed, its new name is about to be seen."""
+        """Its name is gone, or another file's. If it was renamed, its new name is about to be seen: on a busy machine
+        later than that a writer would want it."""
         if self._by_path.get(taken.origin.path) is taken:
             del self._by_path[taken.origin.path]
         taken.is_missing = True
-        self.put_off(taken)
+        taken.due = clock.monotonic() + max(taken.seconds, MISSING_SECONDS)
 
     def drop(self, taken: Taken) -> None:
         """It is let go."""

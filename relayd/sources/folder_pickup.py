@@ -384,7 +384,6 @@ class Pickup:
             self._keep_for_a_while(ready, capture, item)
             taken = self.linger.of(origin)
             if taken is not None:
-                taken.seconds = max(taken.seconds + self._terms.quiet_seconds, RETRY_SECONDS)
                 self.linger.miss(taken)
             if left is Left.REPLACED:
                 self.backlog.offer(origin.path)
