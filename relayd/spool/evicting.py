@@ -2,8 +2,9 @@
 
 Promises: the content of what was delivered goes first, then records of what has ended, then what nobody wanted, then
 by urgency and age; nothing undelivered goes for something less urgent than itself. What is gained is measured, in
-pages of the database that are really free and blocks of files: if a batch gains nothing, it is undone and no other is
-tried. `plan` only looks, and keeps no commit waiting; `let_go` does a bounded amount.
+pages of the database that are really free and blocks of files: nothing goes that cannot give what is still wanted,
+and if a batch gains nothing, it is undone and no other is tried. `plan` only looks, and keeps no commit waiting;
+`let_go` does a bounded amount.
 """
 
 from __future__ import annotations
@@ -84,6 +85,15 @@ class Gain:
             is_spare=room.is_spare,
         )
 
+    def helps(self, room: Room) -> bool:
+        """Whether it is a part of what is wanted: a message gives back no file."""
+        bytes_gained = self.page_bytes + self.media_bytes
+        return bool(
+            (bytes_gained and room.bytes_wanted > room.media_wanted)
+            or (self.media_bytes and room.media_wanted)
+            or (self.inodes and room.inodes_wanted)
+        )
+
     @property
     def is_nothing(self) -> bool:
         return self.page_bytes + self.media_bytes <= 0 and not self.inodes
@@ -98,8 +108,11 @@ def plan(db: sqlite3.Connection, room: Room) -> list[int]:
     chosen: list[int] = []
     expected = Gain()
     for row in _candidates(db, room):
+        gained = _expected(row)
+        if not gained.helps(room):
+            continue
         chosen.append(row["seq"])
-        expected += _expected(row)
+        expected += gained
         is_enough = expected.is_enough(room)
         if is_enough and (room.media_wanted or room.inodes_wanted or len(chosen) >= FEWEST_PLANNED):
             return chosen
@@ -115,7 +128,7 @@ def let_go(change: Change, room: Room, planned: Sequence[int], *, now: float) ->
     before = database.size_of(change.db).live_bytes
     for seq in planned:
         row = change.db.execute(f"SELECT {_COLUMNS} FROM items WHERE seq = ?", (seq,)).fetchone()  # noqa: S608
-        if row is None or not _may_go(row, room):
+        if row is None or not _may_go(row, room) or not _expected(row).helps(gain.left_of(room)):
             continue
         freed = _let_one_go(change, row, now)
         gain = replace(gain + freed, page_bytes=before - database.size_of(change.db).live_bytes)

@@ -135,6 +135,18 @@ async def test_an_eviction_that_gains_nothing_gives_nothing_up(tmp_path: Path) -
         assert spool.counters.destinations == before
 
 
+@pytest.mark.parametrize("wanted", [{"inodes_wanted": 1}, {"media_wanted": 1, "bytes_wanted": 1}])
+async def test_nothing_goes_for_room_that_only_others_can_give(tmp_path: Path, wanted: dict[str, int]) -> None:
+    """A message gives back no file, however much older it is than the media behind it."""
+    async with opened(config(tmp_path)) as spool:
+        told = await spool.put(message(b"x" * 20), [order("api", Priority.HIGH)], now=NOW)
+        seen = await spool.put(message(b"x" * 20, kind=Kind.MEDIA), [order("api", Priority.HIGH)], now=NOW)
+        assert (await make_way(spool, now=NOW, **wanted)).items == 1
+        assert [summary.item.id for summary in await spool.items(state=State.PENDING)] == [told.id]
+        assert [summary.item.id for summary in await spool.items(state=State.EVICTED)] == [seen.id]
+        await is_whole(spool)
+
+
 async def test_free_pages_of_the_database_are_room_for_messages_where_the_disk_is_short(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
