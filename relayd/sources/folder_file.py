@@ -145,7 +145,7 @@ class Left(enum.Enum):
     """How `remove` left the place where the file was."""
 
     REMOVED = "removed"
-    RENAMED = "its name is gone, and it has another one"
+    RENAMED = "its name is gone, and it may have another one"
     REPLACED = "another file has taken its name"
     RETURNED = "a writer came back to it"
 
@@ -334,7 +334,7 @@ class FileDesk:
         try:
             descriptor = files.open_safely(self.folder_fd, origin.path)
         except (FileNotFoundError, NotADirectoryError):
-            return Left.REMOVED
+            return Left.RENAMED  # or removed by somebody else
         except PermissionError:
             return self._remove_unread(origin)
         with _closed_unless_kept(descriptor):
@@ -346,11 +346,14 @@ class FileDesk:
 
     def _remove_unread(self, origin: Origin) -> Left:
         """Its writer made it private after it was taken."""
-        with files.parent_of(self.folder_fd, origin.path) as (parent_fd, name):
-            found = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
-            if not is_same_content(origin, found, by_inode=self.trust_inodes):
-                return Left.REPLACED
-            os.unlink(name, dir_fd=parent_fd)
+        try:
+            with files.parent_of(self.folder_fd, origin.path) as (parent_fd, name):
+                found = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+                if not is_same_content(origin, found, by_inode=self.trust_inodes):
+                    return Left.REPLACED
+                os.unlink(name, dir_fd=parent_fd)
+        except (FileNotFoundError, NotADirectoryError):
+            return Left.RENAMED
         return Left.REMOVED
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from relayd import clock
 from relayd.intake import Intake
-from relayd.model import Capture, Device
+from relayd.model import Capture, Device, Origin
 from relayd.rule_config import RuleConfig
 from relayd.rules import compile_rules
 from relayd.sources import folder_visit
 from relayd.sources.folder import FolderSource
 from relayd.sources.folder_config import FolderConfig
+from relayd.sources.folder_file import FileDesk, Left
 from relayd.sources.folder_findings import findings
 from relayd.sources.path_filter import looks_temporary
 from relayd.spool import Spool, SpoolConfig
@@ -72,6 +73,23 @@ async def test_a_rename_is_the_same_item_with_its_right_name(folder: Path, store
         path.rename(folder / "front.jpg")
         await until(lambda: not os.listdir(folder))
     assert store.names == ["front.jpg"]
+
+
+async def test_a_rename_in_the_moment_of_its_removal_is_the_same_item(
+    folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = FileDesk.remove_known
+
+    def after_a_rename(desk: FileDesk, origin: Origin) -> Left:
+        with suppress(FileNotFoundError):
+            (folder / "part-a.jpg").rename(folder / "a.jpg")
+        return remove(desk, origin)
+
+    monkeypatch.setattr(FileDesk, "remove_known", after_a_rename)
+    async with running(FolderSource("cam", lingering(folder, "100ms"), store), store.put):
+        drop(folder, "part-a.jpg")
+        await until(lambda: store.items and not os.listdir(folder) and not store.holding)
+    assert store.names == ["a.jpg"]
 
 
 async def test_content_that_goes_on_is_the_same_item_completed(folder: Path, store: Store) -> None:
